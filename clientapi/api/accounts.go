@@ -1,0 +1,99 @@
+package api
+
+import (
+	"context"
+	"encoding/json"
+
+	"weft/matrix/id"
+)
+
+// Accounts answers who a request comes from and what a local user's account
+// holds.
+type Accounts interface {
+	// Authenticate finds the session of an access token. It returns
+	// M_UNKNOWN_TOKEN (with soft_logout where it only expired), M_USER_LOCKED
+	// or M_USER_DEACTIVATED errors.
+	Authenticate(ctx context.Context, req Authenticate) (Session, error)
+	// GetAccount tells about a local user; M_NOT_FOUND where there is none.
+	GetAccount(ctx context.Context, user id.User) (Account, error)
+	// GetProfile returns all profile fields of a local user; M_NOT_FOUND where
+	// there is no such user.
+	GetProfile(ctx context.Context, user id.User) (map[string]json.RawMessage, error)
+	// ListDevices lists the devices of a local user.
+	ListDevices(ctx context.Context, user id.User) ([]Device, error)
+	// GetAccountData returns one piece of account data; room is empty for
+	// global data; M_NOT_FOUND where there is none.
+	GetAccountData(ctx context.Context, user id.User, room id.Room, typ string) (json.RawMessage, error)
+	// SetAccountData stores one piece of account data and wakes the user's
+	// sync. A nil content deletes it.
+	SetAccountData(ctx context.Context, user id.User, room id.Room, typ string, content json.RawMessage) error
+	// ListAccountData lists the pieces that changed after stream position from,
+	// up to and including to.
+	ListAccountData(ctx context.Context, user id.User, from, to int64) ([]AccountData, error)
+	// CreateAccount registers a local user.
+	CreateAccount(ctx context.Context, req CreateAccount) error
+	// SetPassword changes a local user's password.
+	SetPassword(ctx context.Context, user id.User, password string, logoutDevices bool) error
+}
+
+// Authenticate carries an access token and what came with it.
+type Authenticate struct {
+	Token string
+	// AsUser and AsDevice are an application service's user_id and device_id
+	// parameters.
+	AsUser   id.User
+	AsDevice id.Device
+	// Address and Agent of the client, for "last seen".
+	Address, Agent string
+}
+
+// Session is an authenticated client.
+type Session struct {
+	User   id.User
+	Device id.Device // empty: an application service without a device
+	// Appservice is the ID of the application service whose token it was.
+	Appservice string
+	Guest      bool
+	Suspended  bool
+	Admin      bool
+	// TokenID names the access token, for transaction IDs and logout.
+	TokenID int64
+}
+
+// Account is a local user's account.
+type Account struct {
+	User        id.User
+	Deactivated bool
+	Guest       bool
+	Admin       bool
+	Locked      bool
+	Suspended   bool
+	Created     int64 // ms
+}
+
+// Device is a session of a local user as others may see it.
+type Device struct {
+	ID          id.Device
+	DisplayName string
+	LastSeenTS  int64  // ms; 0: never
+	LastSeenIP  string // shown to its owner only
+}
+
+// AccountData is one piece of account data; Room is empty for global data, a
+// nil Content means that it was deleted.
+type AccountData struct {
+	Room    id.Room
+	Type    string
+	Content json.RawMessage
+	Pos     int64
+}
+
+// CreateAccount registers a user.
+type CreateAccount struct {
+	User     id.User
+	Password string // empty: cannot log in by password
+	Admin    bool
+	Guest    bool
+	// Appservice owns the account, where not empty.
+	Appservice string
+}
