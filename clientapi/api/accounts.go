@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"weft/internal/httpapi"
 	"weft/matrix/id"
 )
 
@@ -37,28 +38,10 @@ type Accounts interface {
 }
 
 // Authenticate carries an access token and what came with it.
-type Authenticate struct {
-	Token string
-	// AsUser and AsDevice are an application service's user_id and device_id
-	// parameters.
-	AsUser   id.User
-	AsDevice id.Device
-	// Address and Agent of the client, for "last seen".
-	Address, Agent string
-}
+type Authenticate = httpapi.Credentials
 
 // Session is an authenticated client.
-type Session struct {
-	User   id.User
-	Device id.Device // empty: an application service without a device
-	// Appservice is the ID of the application service whose token it was.
-	Appservice string
-	Guest      bool
-	Suspended  bool
-	Admin      bool
-	// TokenID names the access token, for transaction IDs and logout.
-	TokenID int64
-}
+type Session = httpapi.Session
 
 // Account is a local user's account.
 type Account struct {

@@ -113,7 +113,7 @@ type ClaimedKeys struct {
 
 // UploadCrossSigning is POST /keys/device_signing/upload.
 type UploadCrossSigning struct {
-	User                            id.User
+	User                             id.User
 	Master, SelfSigning, UserSigning json.RawMessage
 }
 
