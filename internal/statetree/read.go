@@ -1,0 +1,195 @@
+package statetree
+
+import (
+	"context"
+	"errors"
+	"slices"
+
+	"weft/internal/nid"
+)
+
+// Get looks up one key. It reports false when the map does not have it.
+func Get(ctx context.Context, l Loader, root Root, key Key) (nid.Event, bool, error) {
+	s := top(root)
+	for s.count != 0 {
+		if err := load(ctx, l, &s); err != nil {
+			return 0, false, err
+		}
+		if !s.branch() {
+			e, ok := s.find(key)
+			return e, ok, nil
+		}
+		s = s.under(key)
+	}
+	return 0, false, nil
+}
+
+// find looks a key up among the entries of a leaf.
+func (s *subtree) find(key Key) (nid.Event, bool) {
+	i, ok := slices.BinarySearchFunc(s.entries, key, func(e Entry, k Key) int { return e.Compare(k) })
+	if !ok {
+		return 0, false
+	}
+	return s.entries[i].Event, true
+}
+
+// under gives the child of a branch that a key belongs to, empty when there is none.
+func (s *subtree) under(key Key) subtree {
+	if key.prefix(s.pos) != s.prefix {
+		return subtree{}
+	}
+	nibble := key.nibble(s.pos)
+	for i := range s.children {
+		if s.children[i].nibble == nibble {
+			return s.children[i].subtree
+		}
+	}
+	return subtree{}
+}
+
+// GetMany looks up several keys of one map, in their order; 0 stands for a key
+// that the map does not have. Nodes are read level by level, one batch each.
+func GetMany(ctx context.Context, l Loader, root Root, keys []Key) ([]nid.Event, error) {
+	lookups := make([]Lookup, len(keys))
+	for i, k := range keys {
+		lookups[i] = Lookup{root, k}
+	}
+	return GetEach(ctx, l, lookups)
+}
+
+// Lookup is a key of a map.
+type Lookup struct {
+	Root Root
+	Key  Key
+}
+
+// GetEach looks up keys of many maps at once, in their order; 0 stands for a
+// key that its map does not have. What the maps share is read once, and nodes are
+// read level by level: the number of batches is the depth of the deepest tree,
+// not the number of lookups.
+func GetEach(ctx context.Context, l Loader, lookups []Lookup) ([]nid.Event, error) {
+	out := make([]nid.Event, len(lookups))
+	at := make(map[int]subtree, len(lookups)) // where each unfinished lookup stands
+	for i, q := range lookups {
+		if !q.Root.Empty() {
+			at[i] = top(q.Root)
+		}
+	}
+	for len(at) > 0 {
+		level := make(map[Hash]*subtree)
+		for _, s := range at {
+			if !s.loaded() && level[s.hash] == nil {
+				level[s.hash] = &subtree{count: s.count, stored: true, hash: s.hash}
+			}
+		}
+		subs := make([]*subtree, 0, len(level))
+		for _, s := range level {
+			subs = append(subs, s)
+		}
+		if err := loadAll(ctx, l, subs); err != nil {
+			return nil, err
+		}
+		for i, s := range at {
+			if n := level[s.hash]; n != nil && !s.loaded() {
+				s = *n
+			}
+			if s.branch() {
+				s = s.under(lookups[i].Key)
+			}
+			if s.count == 0 || len(s.entries) > 0 {
+				out[i], _ = s.find(lookups[i].Key)
+				delete(at, i)
+				continue
+			}
+			at[i] = s
+		}
+	}
+	return out, nil
+}
+
+// Count gives the number of entries of the map. It reads one node.
+func Count(ctx context.Context, l Loader, root Root) (int, error) {
+	s := top(root)
+	if err := load(ctx, l, &s); err != nil {
+		return 0, err
+	}
+	return s.count, nil
+}
+
+// Walk calls fn for every entry in key order. An error of fn ends the walk and is
+// returned, except Stop, which ends it without an error.
+func Walk(ctx context.Context, l Loader, root Root, fn func(Entry) error) error {
+	return WalkFrom(ctx, l, root, Key{}, fn)
+}
+
+// WalkFrom is Walk over the entries whose key is from or after it. Pages are made by
+// continuing from the key after the last one seen.
+func WalkFrom(ctx context.Context, l Loader, root Root, from Key, fn func(Entry) error) error {
+	s := top(root)
+	err := walk(ctx, l, &s, from, fn)
+	if errors.Is(err, Stop) {
+		return nil
+	}
+	return err
+}
+
+// WalkType is Walk over the entries of one event type.
+func WalkType(ctx context.Context, l Loader, root Root, typ nid.Type, fn func(Entry) error) error {
+	return WalkFrom(ctx, l, root, Key{Type: typ}, func(e Entry) error {
+		if e.Type != typ {
+			return Stop
+		}
+		return fn(e)
+	})
+}
+
+func walk(ctx context.Context, l Loader, s *subtree, from Key, fn func(Entry) error) error {
+	if s.count == 0 {
+		return nil
+	}
+	if err := load(ctx, l, s); err != nil {
+		return err
+	}
+	if !s.branch() {
+		for _, e := range s.entries {
+			if e.Less(from) {
+				continue
+			}
+			if err := fn(e); err != nil {
+				return err
+			}
+		}
+		return nil
+	}
+	// Children that lie wholly before `from` are left out, the others are read
+	// in one batch.
+	start := 0
+	if p := from.prefix(s.pos); p == s.prefix {
+		for start < len(s.children) && s.children[start].nibble < from.nibble(s.pos) {
+			start++
+		}
+	} else if s.prefix.Less(p) {
+		return nil
+	}
+	// Only the first child is sure to be wanted by a walk that may end early, so
+	// the batch doubles as the walk goes on.
+	ready := start
+	for i, ahead := start, 1; i < len(s.children); i++ {
+		if i == ready {
+			ready = min(len(s.children), i+ahead)
+			ahead *= 4
+			subs := make([]*subtree, 0, ready-i)
+			for j := i; j < ready; j++ {
+				subs = append(subs, &s.children[j].subtree)
+			}
+			if err := loadAll(ctx, l, subs); err != nil {
+				return err
+			}
+		}
+		if err := walk(ctx, l, &s.children[i].subtree, from, fn); err != nil {
+			return err
+		}
+		s.children[i].subtree = subtree{} // the walk holds one path, not the tree
+	}
+	return nil
+}
