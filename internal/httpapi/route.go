@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"io"
 	"net/http"
+	"net/url"
 
 	"weft/matrix/id"
 )
@@ -49,6 +50,9 @@ type Route struct {
 	// MaxBody bounds the request body in bytes; 0: 1 MiB. -1: no body is read,
 	// the handler reads Request.HTTP.Body itself (uploads).
 	MaxBody int64
+	// Waits marks long polls: they are counted apart from requests that
+	// compute, so that a thousand sleeping clients are no overload.
+	Waits   bool
 	Handler Handler
 }
 
@@ -64,6 +68,8 @@ type Request struct {
 	Session Session           // AuthUser
 	Origin  id.Server         // AuthServer
 	ID      string            // request ID, also in the log
+
+	query url.Values
 }
 
 // Response overrides what is written; a handler returns it as its value.

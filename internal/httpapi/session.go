@@ -33,6 +33,8 @@ type Session struct {
 	Guest      bool
 	Suspended  bool
 	Admin      bool
+	// Unlimited exempts from rate limits (application services that ask for it).
+	Unlimited bool
 	// TokenID names the access token, for transaction IDs and logout.
 	TokenID int64
 }
