@@ -159,3 +159,34 @@ func unescape(s []byte) string {
 	}
 	return string(out)
 }
+
+// Set puts a member into a copy of a canonical object, at its place in the order
+// and in the place of one with the same key. What is no object counts as an
+// empty one. value must be canonical.
+func Set(obj []byte, key string, value []byte) []byte {
+	quoted := AppendString(nil, key)
+	bare := quoted[1 : len(quoted)-1]
+	out := make([]byte, 0, len(obj)+len(quoted)+len(value)+4)
+	out = append(out, '{')
+	placed := false
+	put := func(k, v []byte) {
+		if len(out) > 1 {
+			out = append(out, ',')
+		}
+		out = append(append(append(out, k...), ':'), v...)
+	}
+	for c := Object(obj); c.Next(); {
+		order := compareKeys(c.Key(), bare)
+		if order >= 0 && !placed {
+			put(quoted, value)
+			placed = true
+		}
+		if order != 0 {
+			put(obj[c.KeyStart:c.ValueStart-1], c.Value())
+		}
+	}
+	if !placed {
+		put(quoted, value)
+	}
+	return append(out, '}')
+}

@@ -123,38 +123,8 @@ func SignedBytes(obj []byte) []byte {
 func WithSignature(obj []byte, entity string, key id.KeyID, signature []byte) []byte {
 	value := AppendString(nil, EncodeBase64(signature))
 	old := Get(obj, "signatures")
-	byEntity := set(getDecoded(old, entity), string(key), value)
-	return set(obj, "signatures", set(old, entity, byEntity))
-}
-
-// set puts a member into a canonical object, at its place in the order. What is
-// no object counts as an empty one.
-func set(obj []byte, key string, value []byte) []byte {
-	quoted := AppendString(nil, key)
-	bare := quoted[1 : len(quoted)-1]
-	out := make([]byte, 0, len(obj)+len(quoted)+len(value)+4)
-	out = append(out, '{')
-	placed := false
-	put := func(k, v []byte) {
-		if len(out) > 1 {
-			out = append(out, ',')
-		}
-		out = append(append(append(out, k...), ':'), v...)
-	}
-	for c := Object(obj); c.Next(); {
-		order := compareKeys(c.Key(), bare)
-		if order >= 0 && !placed {
-			put(quoted, value)
-			placed = true
-		}
-		if order != 0 {
-			put(obj[c.KeyStart:c.ValueStart-1], c.Value())
-		}
-	}
-	if !placed {
-		put(quoted, value)
-	}
-	return append(out, '}')
+	byEntity := Set(getDecoded(old, entity), string(key), value)
+	return Set(obj, "signatures", Set(old, entity, byEntity))
 }
 
 // getDecoded is Get for a key that may need escapes.

@@ -109,6 +109,11 @@ type Rules struct {
 	// CreatorsPrivileged: creators (also content.additional_creators) have infinite
 	// power and are not named in power levels.
 	CreatorsPrivileged bool
+
+	// redactionKeeps is Redaction.TopLevel as a set.
+	redactionKeeps fieldSet
+	// stripped is what is taken out of an event on arrival.
+	stripped fieldSet
 }
 
 // Limits of integers by room version.
@@ -194,6 +199,14 @@ func buildVersions() []*Rules {
 		change(&current)
 		row := current
 		row.Version = RoomVersion(strconv.Itoa(i + 1))
+		for _, key := range row.Redaction.TopLevel {
+			row.redactionKeeps |= 1 << fieldOf([]byte(key))
+		}
+		row.stripped = strippedFields
+		if row.EventIDFormat != EventIDInBody {
+			// spec: rooms/v3 (Event format): "the event_id field is no longer included"
+			row.stripped |= 1 << fieldEventID
+		}
 		rows = append(rows, &row)
 	}
 	return rows
