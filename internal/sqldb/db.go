@@ -1,0 +1,322 @@
+package sqldb
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+	"runtime"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+)
+
+// Dialect names the kind of database behind a DB.
+type Dialect string
+
+// The two dialects.
+const (
+	SQLite   Dialect = "sqlite"
+	Postgres Dialect = "postgres"
+)
+
+// Options tune a database. The zero value is usable.
+type Options struct {
+	// Log receives retries (debug), slow transactions (warning) and panics in commit hooks (error). Nil: silent.
+	Log logrus.FieldLogger
+	// MaxConns bounds the connections: on Postgres all of them (default 20, at least 3), on SQLite the
+	// readers beside the one writer (default twice the CPUs, from 4 to 16).
+	MaxConns int
+	// CacheBytes is the page cache of SQLite, all connections together (default 16 MiB): half for the
+	// writer, the rest shared by the readers. Postgres has its own.
+	CacheBytes int64
+	// Now is the clock (default time.Now), for the time bound of a batch and the report of slow transactions.
+	Now func() time.Time
+}
+
+const (
+	defaultCacheBytes    = 16 << 20
+	defaultPostgresConns = 20
+	minPostgresConns     = 3 // a migration holds its lock on one connection and works on another
+	postgresIdleTime     = 5 * time.Minute
+	postgresLifetime     = time.Hour // so that connections move to a new primary behind a balancer in the end
+)
+
+func (o Options) withDefaults(d Dialect) Options {
+	if o.Log == nil {
+		silent := logrus.New()
+		silent.SetLevel(logrus.PanicLevel)
+		o.Log = silent
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.CacheBytes <= 0 {
+		o.CacheBytes = defaultCacheBytes
+	}
+	switch {
+	case d == Postgres && o.MaxConns <= 0:
+		o.MaxConns = defaultPostgresConns
+	case d == Postgres:
+		o.MaxConns = max(o.MaxConns, minPostgresConns)
+	case o.MaxConns <= 0:
+		o.MaxConns = min(max(2*runtime.GOMAXPROCS(0), 4), 16)
+	}
+	return o
+}
+
+// Querier runs statements: a *DB (each on its own) or a *Tx. Placeholders are $1, $2, … in any order and
+// repeated at will. Statements are prepared once per connection.
+type Querier interface {
+	Exec(ctx context.Context, query string, args ...any) (sql.Result, error)
+	Query(ctx context.Context, query string, args ...any) (*sql.Rows, error)
+	QueryRow(ctx context.Context, query string, args ...any) *sql.Row
+}
+
+var (
+	_ Querier = (*DB)(nil)
+	_ Querier = (*Tx)(nil)
+)
+
+// DB is an open database. All methods may be called by many goroutines at once.
+type DB struct {
+	dialect Dialect
+	opts    Options
+	write   *sql.DB // SQLite: the one writing connection. Postgres: the same pool as read.
+	read    *sql.DB
+	writer  *Group // SQLite only: what all writes go through
+	cleanup func() error
+
+	mu     sync.Mutex
+	closed bool
+	groups map[string]*Group
+
+	stats counters
+}
+
+type counters struct {
+	updates, commits, retries, reruns atomic.Int64
+}
+
+// Stats counts what a database did since it was opened.
+type Stats struct {
+	Updates int64 // write functions that ended well
+	Commits int64 // write transactions committed; Updates/Commits is the size of an average group
+	Retries int64 // transactions run again after a serialization failure, a deadlock, a lock or a lost connection
+	Reruns  int64 // groups run again because one of their functions failed
+	Queued  int   // write functions that wait now, all groups together
+	Open    int   // connections open now
+	InUse   int   // connections in use now
+}
+
+// Open opens the database that url names:
+//
+//	sqlite:PATH                 a file, created when it is missing
+//	sqlite::memory:             a temporary file, removed by Close (for tests)
+//	postgres://… postgresql://… PostgreSQL or a compatible server, as lib/pq reads the URL
+//
+// It fails when the database cannot be reached.
+func Open(ctx context.Context, url string, o Options) (*DB, error) {
+	if path, ok := strings.CutPrefix(url, "sqlite:"); ok {
+		return openSQLite(ctx, path, o.withDefaults(SQLite))
+	}
+	if strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://") {
+		return openPostgres(ctx, url, o.withDefaults(Postgres))
+	}
+	scheme, _, _ := strings.Cut(url, ":") // the rest may hold a password
+	return nil, fmt.Errorf("database URL must begin with sqlite:, postgres:// or postgresql://, not %q", scheme)
+}
+
+// Close lets the writes that were accepted finish, then closes all connections. Writes that come
+// later get ErrClosed.
+func (db *DB) Close() error {
+	db.mu.Lock()
+	if db.closed {
+		db.mu.Unlock()
+		return nil
+	}
+	db.closed = true
+	groups := make([]*Group, 0, len(db.groups)+1)
+	for _, g := range db.groups {
+		groups = append(groups, g)
+	}
+	db.mu.Unlock()
+
+	for _, g := range groups {
+		g.close()
+	}
+	if db.writer != nil {
+		db.writer.close()
+	}
+	var errs []error
+	// The readers first: the last connection of a SQLite database empties its write-ahead log.
+	if db.read != db.write {
+		errs = append(errs, db.read.Close())
+	}
+	errs = append(errs, db.write.Close())
+	if db.cleanup != nil {
+		errs = append(errs, db.cleanup())
+	}
+	return errors.Join(errs...)
+}
+
+// Dialect says which kind of database this is. Only what no common SQL can express may depend on it.
+func (db *DB) Dialect() Dialect { return db.dialect }
+
+// Stats returns the counters.
+func (db *DB) Stats() Stats {
+	s := Stats{
+		Updates: db.stats.updates.Load(),
+		Commits: db.stats.commits.Load(),
+		Retries: db.stats.retries.Load(),
+		Reruns:  db.stats.reruns.Load(),
+	}
+	pool := db.read.Stats()
+	s.Open, s.InUse = pool.OpenConnections, pool.InUse
+	if db.read != db.write {
+		pool = db.write.Stats()
+		s.Open, s.InUse = s.Open+pool.OpenConnections, s.InUse+pool.InUse
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	for _, g := range db.groups {
+		s.Queued += len(g.queue)
+	}
+	if db.writer != nil {
+		s.Queued += len(db.writer.queue)
+	}
+	return s
+}
+
+// Size returns the bytes the database takes on disk, free pages included, the write-ahead log not.
+func (db *DB) Size(ctx context.Context) (int64, error) {
+	query := `SELECT pg_database_size(current_database())`
+	if db.dialect == SQLite {
+		query = `SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()`
+	}
+	var n int64
+	if err := db.QueryRow(ctx, query).Scan(&n); err != nil {
+		return 0, fmt.Errorf("size of the database: %w", err)
+	}
+	return n, nil
+}
+
+// vacuumPages is how many pages Vacuum frees in one turn of the writer (1 MiB).
+const vacuumPages = 256
+
+// Vacuum gives the free pages of a SQLite file back to the file system, in small steps between
+// which other writes have their turn. Postgres does that by itself: nothing happens.
+func (db *DB) Vacuum(ctx context.Context) error {
+	if db.dialect == Postgres {
+		return nil
+	}
+	for {
+		var free int64
+		if err := db.QueryRow(ctx, `SELECT freelist_count FROM pragma_freelist_count()`).Scan(&free); err != nil {
+			return fmt.Errorf("vacuum: free pages: %w", err)
+		}
+		if free == 0 {
+			return nil
+		}
+		err := db.Update(ctx, func(tx *Tx) error {
+			// A row comes back for each page freed, and it must be fetched for the page to be freed.
+			rows, err := tx.Query(ctx, fmt.Sprintf(`PRAGMA incremental_vacuum(%d)`, vacuumPages))
+			if err != nil {
+				return err
+			}
+			for rows.Next() {
+			}
+			return errors.Join(rows.Err(), rows.Close())
+		})
+		if err != nil {
+			return fmt.Errorf("vacuum: %w", err)
+		}
+		var left int64
+		if err := db.QueryRow(ctx, `SELECT freelist_count FROM pragma_freelist_count()`).Scan(&left); err != nil {
+			return fmt.Errorf("vacuum: free pages: %w", err)
+		}
+		if left >= free {
+			return nil // others free pages as fast as this does, or the file was made without auto_vacuum
+		}
+	}
+}
+
+// Exec runs one statement in a write transaction of its own.
+func (db *DB) Exec(ctx context.Context, query string, args ...any) (sql.Result, error) {
+	var res sql.Result
+	err := db.Update(ctx, func(tx *Tx) error {
+		var err error
+		res, err = tx.Exec(ctx, query, args...)
+		return err
+	})
+	if err != nil {
+		return nil, err
+	}
+	return res, nil
+}
+
+// Query reads outside of any transaction. A statement that writes (INSERT … RETURNING too) is refused:
+// it belongs in Update.
+func (db *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, error) {
+	return db.read.QueryContext(ctx, query, args...)
+}
+
+// QueryRow is Query for one row.
+func (db *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	return db.read.QueryRowContext(ctx, query, args...)
+}
+
+// View runs fn once, in a read-only transaction whose statements all see the same snapshot. The
+// snapshot is taken by the first statement. Keep it short: it holds one connection, and on SQLite it
+// keeps the write-ahead log from being emptied.
+func (db *DB) View(ctx context.Context, fn func(tx *Tx) error) error {
+	s, err := db.begin(ctx, true)
+	if err != nil {
+		return connectionError(err)
+	}
+	defer s.end()
+	if err := fn(s.newTx(db)); err != nil {
+		return connectionError(err)
+	}
+	return nil
+}
+
+// Update runs fn in a write transaction and commits it when fn returns nil; when Update returns nil, the
+// commit is durable. fn may run more than once, so it must set what it captured afresh each time, must
+// not call Update itself, and must return the errors of its statements (wrapped with %w or bare).
+//
+// An error means that nothing was written, except ErrUnknownOutcome (Postgres: the connection broke
+// during the commit). A panic in fn comes back as a *PanicError.
+//
+// On SQLite all waiting functions share a transaction and its fsync; one that fails is undone
+// alone. On Postgres each has its own transaction, READ COMMITTED; see Group for sharing.
+func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
+	if db.writer != nil {
+		return db.writer.Update(ctx, fn)
+	}
+	if db.isClosed() {
+		return ErrClosed
+	}
+	return db.updateAlone(ctx, fn)
+}
+
+// Group returns the group of that name; always the same one.
+func (db *DB) Group(name string) *Group {
+	if db.writer != nil {
+		return db.writer
+	}
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	g := db.groups[name]
+	if g == nil {
+		g = newGroup(db, name, false)
+		db.groups[name] = g
+		if db.closed {
+			g.close()
+		}
+	}
+	return g
+}

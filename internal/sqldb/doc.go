@@ -1,0 +1,50 @@
+// Package sqldb is the server's database: SQLite inside the process, or PostgreSQL, behind one set of methods
+// and one set of SQL texts.
+//
+// # Transactions
+//
+// Reads go through Query and QueryRow (one statement) or View (many statements, one snapshot). Writes go through
+// Update. A function given to Update may run more than once, because the database may ask for it (a serialization
+// failure, a deadlock, a lock, a broken connection) or because a group is run again; so it starts by setting
+// what it captured. It returns every error of its statements: on Postgres a failed statement spoils the
+// transaction, and sqldb behaves the same on SQLite, so an expected conflict is written ON CONFLICT, not caught.
+// What others shall hear of is published in OnCommit, never before.
+//
+// SQLite has one writer. All functions that wait for it share one transaction and so one fsync (synchronous=FULL);
+// each is undone alone by a savepoint when it fails. The savepoint is set before a function's first write, so functions
+// that only look cost nothing. On Postgres each Update is a transaction of its own; a Group shares commits
+// there too, for writers that need the same row locks anyway. There a savepoint is a round trip, so a group
+// first runs without, and again with savepoints only when a function fails after others have written.
+// A statement of the SQLite writer is never interrupted, because an interrupted one would roll back what others wrote:
+// a context is looked at between statements.
+//
+// # Prepared statements
+//
+// They live in a cache in each connection, below database/sql (driver.go): whoever runs a text with arguments, on
+// a pool or in a transaction, finds it prepared on its connection. A *sql.Stmt would be prepared again in each
+// transaction on a *sql.Conn, and looks through a list of all connections elsewhere. Since texts are
+// the key, lists are padded (InArgs) rather than spelled out at each length.
+//
+// # SQL that serves both
+//
+// Placeholders $1, $2, …; ON CONFLICT, RETURNING, WITH; FOR UPDATE only where the dialect is known. Columns are
+//
+//	BIGINT   int64, booleans as 0 and 1 (a Go bool is converted), times in milliseconds
+//	TEXT     string; no NUL byte in it (Postgres refuses it); compared byte by byte on both
+//	BYTEA    []byte; an empty one may come back as nil
+//
+// A string goes into TEXT and a []byte into BYTEA, never crossed: SQLite keeps what it is given and 'a' is not x'61'.
+// An integer of SQLite is not checked against the column. Use no foreign keys (SQLite does not check them
+// here), no boolean, time or JSON types.
+//
+// Migrations are written for Postgres and translated (dialect.go):
+//
+//	BIGSERIAL PRIMARY KEY   INTEGER PRIMARY KEY in SQLite: the row's own number, given when it is left out
+//	BIGINT PRIMARY KEY      the same: a key that is an integer costs no second index
+//	BYTEA                   BLOB in SQLite
+//	TEXT (of a column)      TEXT COLLATE "C" in Postgres, so that order and LIKE are as in SQLite
+//	/*sqlite: words */      words, in SQLite only, such as WITHOUT ROWID
+//	/*postgres: words */    words, in Postgres only
+//
+// They run forward only, each file in a transaction, under a lock, and a database from the future is refused.
+package sqldb

@@ -1,0 +1,12 @@
+//go:build !unix
+
+package sqldbtest
+
+import (
+	"errors"
+	"os/exec"
+)
+
+func unprivileged(*exec.Cmd, string) error {
+	return errors.New("no temporary cluster on this system")
+}

@@ -1,0 +1,71 @@
+package sqldb
+
+import (
+	"context"
+	"errors"
+	"math/rand/v2"
+	"time"
+)
+
+const (
+	maxAttempts = 10
+	minBackoff  = time.Millisecond
+	maxBackoff  = 200 * time.Millisecond
+)
+
+// updateAlone runs fn in a transaction of its own.
+func (db *DB) updateAlone(ctx context.Context, fn func(tx *Tx) error) error {
+	for attempt := 1; ; attempt++ {
+		err := db.tryAlone(ctx, fn)
+		if err == nil {
+			db.stats.updates.Add(1)
+			return nil
+		}
+		if !isRetryable(err) || attempt == maxAttempts {
+			return connectionError(err)
+		}
+		if err := db.backoff(ctx, attempt, err); err != nil {
+			return connectionError(err)
+		}
+	}
+}
+
+func (db *DB) tryAlone(ctx context.Context, fn func(tx *Tx) error) error {
+	s, err := db.begin(ctx, false)
+	if err != nil {
+		return err
+	}
+	defer s.end()
+	tx := s.newTx(db)
+	if err := tx.run(fn); err != nil {
+		return err
+	}
+	if err := s.commit(); err != nil {
+		return commitError(db.dialect, err)
+	}
+	db.stats.commits.Add(1)
+	tx.runHooks()
+	return nil
+}
+
+func (db *DB) isClosed() bool {
+	db.mu.Lock()
+	defer db.mu.Unlock()
+	return db.closed
+}
+
+// backoff waits before the next attempt: twice as long each time, with jitter, so that those who
+// collided do not collide again. When ctx ends first it returns why, with the cause of the retry.
+func (db *DB) backoff(ctx context.Context, attempt int, cause error) error {
+	db.stats.retries.Add(1)
+	db.opts.Log.WithError(cause).WithField("attempt", attempt).Debug("transaction runs again")
+	d := min(minBackoff<<min(attempt, 16), maxBackoff)
+	t := time.NewTimer(d/2 + rand.N(d/2))
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return nil
+	case <-ctx.Done():
+		return errors.Join(ctx.Err(), cause)
+	}
+}

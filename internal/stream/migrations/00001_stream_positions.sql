@@ -1,0 +1,5 @@
+-- +goose Up
+CREATE TABLE stream_positions (
+    name TEXT NOT NULL PRIMARY KEY,
+    pos  BIGINT NOT NULL
+) /*postgres: WITH (fillfactor = 10) */;
