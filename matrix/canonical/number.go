@@ -64,8 +64,10 @@ func Integer(text []byte) (n int64, ok bool) {
 	for range exponent {
 		digits = append(digits, '0')
 	}
-	n, err := strconv.ParseInt(string(digits), 10, 64)
-	return n, err == nil
+	if n, err := strconv.ParseInt(string(digits), 10, 64); err == nil {
+		return n, true
+	}
+	return 0, false
 }
 
 // decimal takes a number apart: its digits without the point, and the power of
