@@ -137,7 +137,7 @@ func (b *Builder) Build(origin id.Server, key id.KeyID, priv ed25519.PrivateKey)
 	if err := l.checkFormat(json, b.Rules); err != nil {
 		return nil, err
 	}
-	e, err := l.finish(json, b.Rules)
+	e, err := l.finish(newHasher(), json, b.Rules)
 	if err != nil {
 		return nil, err
 	}

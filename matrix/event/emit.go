@@ -8,26 +8,53 @@ import (
 	"weft/matrix/canonical"
 )
 
-// sink takes the segments of a document: it hashes them, or appends them.
+// sink takes the segments of a document: it hashes them, or appends them. What is
+// hashed goes through a small buffer, because a hash takes one long write much
+// faster than many short ones.
 type sink struct {
-	hash hash.Hash
-	buf  []byte
+	hash  hash.Hash
+	buf   []byte
+	small [256]byte
+}
+
+// newHasher makes a sink that hashes. It can be used for several documents, one
+// after another.
+func newHasher() *sink {
+	s := &sink{hash: sha256.New()}
+	s.buf = s.small[:0]
+	return s
 }
 
 func (s *sink) put(segment []byte) {
-	if s.hash != nil {
-		s.hash.Write(segment) // never fails, says hash.Hash
-		return
+	if s.hash != nil && len(s.buf)+len(segment) > len(s.small) {
+		s.flush()
+		if len(segment) > len(s.small) {
+			s.hash.Write(segment) // never fails, says hash.Hash
+			return
+		}
 	}
 	s.buf = append(s.buf, segment...)
 }
 
+// text is put for a few characters of punctuation.
 func (s *sink) text(segment string) {
-	if s.hash != nil {
-		s.hash.Write([]byte(segment))
-		return
+	if s.hash != nil && len(s.buf)+len(segment) > len(s.small) {
+		s.flush()
 	}
 	s.buf = append(s.buf, segment...)
+}
+
+func (s *sink) flush() {
+	s.hash.Write(s.buf)
+	s.buf = s.small[:0]
+}
+
+// sum gives the hash of what was put since the last sum.
+func (s *sink) sum() [sha256.Size]byte {
+	s.flush()
+	out := [sha256.Size]byte(s.hash.Sum(s.small[:0]))
+	s.hash.Reset()
+	return out
 }
 
 // emit writes the event with the members in keep only. When redact is not nil
@@ -124,21 +151,13 @@ func (l *layout) essential(s *sink, json []byte, r *Rules) {
 // contentHash hashes the event in place.
 //
 // spec: server-server §27.4 (Calculating the content hash)
-func (l *layout) contentHash(json []byte) [sha256.Size]byte {
-	s := sink{hash: sha256.New()}
-	l.emit(&s, json, hashedFields, nil)
-	return s.sum()
+func (l *layout) contentHash(h *sink, json []byte) [sha256.Size]byte {
+	l.emit(h, json, hashedFields, nil)
+	return h.sum()
 }
 
 // referenceHash hashes the redacted form in place.
-func (l *layout) referenceHash(json []byte, r *Rules) [sha256.Size]byte {
-	s := sink{hash: sha256.New()}
-	l.essential(&s, json, r)
-	return s.sum()
-}
-
-func (s *sink) sum() [sha256.Size]byte {
-	var out [sha256.Size]byte
-	s.hash.Sum(out[:0])
-	return out
+func (l *layout) referenceHash(h *sink, json []byte, r *Rules) [sha256.Size]byte {
+	l.essential(h, json, r)
+	return h.sum()
 }

@@ -93,16 +93,18 @@ func (e *Event) HasRoomID() bool { return e.hasRoomID }
 //
 // spec: server-server §27.3 (Calculating the reference hash for an event)
 func (e *Event) ReferenceHash() [sha256.Size]byte {
-	var l layout
+	var backing [24]member
+	l := layout{members: backing[:0]}
 	l.index(e.json)
-	return l.referenceHash(e.json, e.Rules)
+	return l.referenceHash(newHasher(), e.json, e.Rules)
 }
 
 // Redact gives the redacted form of the event. It has the same ID.
 //
 // spec: rooms (Redactions)
 func (e *Event) Redact() (*Event, error) {
-	var l layout
+	var backing [24]member
+	l := layout{members: backing[:0]}
 	l.index(e.json)
 	out, err := build(redactJSON(&l, e.json, e.Rules), e.ID, e.Rules)
 	if err != nil {

@@ -64,7 +64,8 @@ func Parse(raw []byte, r *Rules) (*Event, error) {
 	if err := l.checkFormat(json, r); err != nil {
 		return nil, err
 	}
-	matches, err := l.contentHashMatches(json)
+	h := newHasher()
+	matches, err := l.contentHashMatches(h, json)
 	if err != nil {
 		return nil, err
 	}
@@ -72,7 +73,7 @@ func Parse(raw []byte, r *Rules) (*Event, error) {
 		json = redactJSON(&l, json, r)
 		l.index(json)
 	}
-	e, err := l.finish(json, r)
+	e, err := l.finish(h, json, r)
 	if err != nil {
 		return nil, err
 	}
@@ -84,10 +85,10 @@ func Parse(raw []byte, r *Rules) (*Event, error) {
 }
 
 // finish computes the event ID and makes the event from JSON that was checked.
-func (l *layout) finish(json []byte, r *Rules) (*Event, error) {
+func (l *layout) finish(h *sink, json []byte, r *Rules) (*Event, error) {
 	var eid id.Event
 	if r.EventIDFormat != EventIDInBody {
-		eid = eventID(l.referenceHash(json, r), r.EventIDFormat)
+		eid = eventID(l.referenceHash(h, json, r), r.EventIDFormat)
 	}
 	e := &Event{ID: eid, Rules: r, json: json}
 	if err := e.fill(l); err != nil {
@@ -99,7 +100,7 @@ func (l *layout) finish(json []byte, r *Rules) (*Event, error) {
 // contentHashMatches compares the hash in the event with the computed one.
 //
 // spec: server-server §27.2 (Validating hashes and signatures on received events)
-func (l *layout) contentHashMatches(json []byte) (bool, error) {
+func (l *layout) contentHashMatches(h *sink, json []byte) (bool, error) {
 	text, ok := canonical.String(canonical.Get(l.at[fieldHashes].of(json), "sha256"))
 	if !ok {
 		return false, merr.BadJSON("hashes.sha256 must be a string")
@@ -108,7 +109,7 @@ func (l *layout) contentHashMatches(json []byte) (bool, error) {
 	if err != nil {
 		return false, merr.BadJSON("hashes.sha256 is no valid Base64")
 	}
-	got := l.contentHash(json)
+	got := l.contentHash(h, json)
 	return len(want) == sha256.Size && subtle.ConstantTimeCompare(want, got[:]) == 1, nil
 }
 

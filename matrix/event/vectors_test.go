@@ -53,7 +53,7 @@ func signVector(t *testing.T, raw string, r *Rules) []byte {
 	}
 	var l layout
 	l.index(whole)
-	hash := l.contentHash(whole)
+	hash := l.contentHash(newHasher(), whole)
 	hashes, err := canonical.Marshal(map[string]string{"sha256": canonical.EncodeBase64(hash[:])})
 	if err != nil {
 		t.Fatal(err)
