@@ -1,0 +1,315 @@
+package keyserver
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	fedapi "weft/federationapi/api"
+	"weft/internal/sqldb"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+const (
+	selectRemoteListSQL = `SELECT stream_id, stale FROM key_remote_lists WHERE user_id = $1`
+	upsertRemoteListSQL = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, $2, $3)
+		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = excluded.stale`
+	markStaleSQL        = `UPDATE key_remote_lists SET stale = 1 WHERE user_id = $1`
+	deleteRemoteListSQL = `DELETE FROM key_remote_lists WHERE user_id = $1`
+	deleteCrossAllSQL   = `DELETE FROM key_cross_signing WHERE user_id = $1`
+)
+
+// The EDUs of device lists.
+const (
+	eduDeviceList = "m.device_list_update"
+	eduSigningKey = "m.signing_key_update"
+)
+
+// deviceListUpdate is the content of m.device_list_update.
+type deviceListUpdate struct {
+	UserID      id.User         `json:"user_id"`
+	DeviceID    id.Device       `json:"device_id"`
+	DisplayName string          `json:"device_display_name,omitempty"`
+	StreamID    int64           `json:"stream_id"`
+	PrevID      []int64         `json:"prev_id,omitempty"`
+	Deleted     bool            `json:"deleted,omitempty"`
+	Keys        json.RawMessage `json:"keys,omitempty"`
+}
+
+// signingKeyUpdate is the content of m.signing_key_update.
+type signingKeyUpdate struct {
+	UserID      id.User         `json:"user_id"`
+	Master      json.RawMessage `json:"master_key,omitempty"`
+	SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
+}
+
+// announceDevice tells the servers that share a room with the user of one
+// device's change.
+//
+// spec: server-server §13 (Device Management)
+func (s *Server) announceDevice(ctx context.Context, c listChange, dev id.Device, deleted bool) error {
+	u := deviceListUpdate{UserID: c.user, DeviceID: dev, StreamID: c.pos, Deleted: deleted}
+	if c.prev != 0 {
+		u.PrevID = []int64{c.prev}
+	}
+	if !deleted {
+		d, err := getDevice(ctx, s.DB, c.user, dev)
+		if err != nil {
+			return err
+		}
+		if d != nil {
+			u.DisplayName = d.name
+		}
+		if d != nil && d.keys != nil {
+			sigs, err := listSignatures(ctx, s.DB, c.user, "")
+			if err != nil {
+				return err
+			}
+			if u.Keys, err = sigs.merge(string(dev), d.keys); err != nil {
+				return err
+			}
+		}
+	}
+	return s.announce(ctx, c.user, eduDeviceList, u)
+}
+
+// announceSigningKeys tells other servers of a user's public cross-signing keys.
+func (s *Server) announceSigningKeys(ctx context.Context, user id.User) error {
+	own := newQueried()
+	if err := s.queryStored(ctx, "", user, nil, &own); err != nil {
+		return err
+	}
+	return s.announce(ctx, user, eduSigningKey, signingKeyUpdate{
+		UserID: user, Master: own.MasterKeys[user], SelfSigning: own.SelfSigningKeys[user],
+	})
+}
+
+func (s *Server) announce(ctx context.Context, user id.User, typ string, content any) error {
+	servers, err := s.Rooms.ServersSharing(ctx, user)
+	if err != nil {
+		return err
+	}
+	if len(servers) == 0 {
+		return nil
+	}
+	raw, err := json.Marshal(content)
+	if err != nil {
+		return fmt.Errorf("keyserver: %s: %w", typ, err)
+	}
+	return s.Outbound.SendEDU(ctx, fedapi.EDU{Type: typ, Content: raw, Destinations: servers, Durable: true})
+}
+
+// userDevices is the response of GET /user/devices/{userId}.
+//
+// spec: server-server §13
+type userDevices struct {
+	UserID      id.User         `json:"user_id"`
+	StreamID    int64           `json:"stream_id"`
+	Devices     []userDevice    `json:"devices"`
+	Master      json.RawMessage `json:"master_key,omitempty"`
+	SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
+}
+
+type userDevice struct {
+	DeviceID    id.Device       `json:"device_id"`
+	DisplayName string          `json:"device_display_name,omitempty"`
+	Keys        json.RawMessage `json:"keys"`
+}
+
+// GetUserDevices implements api.Keys.
+func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMessage, error) {
+	if !s.local(user) {
+		return nil, merr.NotFound("%s is not a user of this server", user)
+	}
+	out := userDevices{UserID: user, Devices: []userDevice{}}
+	// The position is read first: a change in between is then announced again
+	// rather than lost.
+	err := s.DB.QueryRow(ctx, selectAnnouncedSQL, string(user)).Scan(&out.StreamID)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return nil, fmt.Errorf("keyserver: reading device list position: %w", err)
+	}
+	own := newQueried()
+	if err := s.queryStored(ctx, "", user, nil, &own); err != nil {
+		return nil, err
+	}
+	devs, err := listDevices(ctx, s.DB, user)
+	if err != nil {
+		return nil, err
+	}
+	for _, d := range devs {
+		if keys, ok := own.DeviceKeys[user][d.id]; ok {
+			out.Devices = append(out.Devices, userDevice{DeviceID: d.id, DisplayName: d.name, Keys: keys})
+		}
+	}
+	out.Master, out.SelfSigning = own.MasterKeys[user], own.SelfSigningKeys[user]
+	return json.Marshal(out)
+}
+
+// ensureFresh makes the cached list of a remote user current where we may keep
+// one. fresh is false where no local user shares a room with the user: nobody
+// would send us updates then.
+func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err error) {
+	shares, err := s.Rooms.SharesRoomWithLocal(ctx, user)
+	if err != nil {
+		return false, err
+	}
+	if !shares {
+		_, err := s.DB.Exec(ctx, deleteRemoteListSQL, string(user))
+		return false, err
+	}
+	var streamID, stale int64
+	err = s.DB.QueryRow(ctx, selectRemoteListSQL, string(user)).Scan(&streamID, &stale)
+	if err == nil && stale == 0 {
+		return true, nil
+	}
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, fmt.Errorf("keyserver: reading remote device list: %w", err)
+	}
+	raw, err := s.Federation.GetUserDevices(ctx, user.Server(), user)
+	if err != nil {
+		return false, err
+	}
+	var list userDevices
+	if err := json.Unmarshal(raw, &list); err != nil {
+		return false, merr.ConnectionFailed("%s answered with no device list: %v", user.Server(), err)
+	}
+	return true, s.storeRemoteList(ctx, user, list)
+}
+
+// storeRemoteList replaces what is known of a remote user.
+func (s *Server) storeRemoteList(ctx context.Context, user id.User, list userDevices) error {
+	return s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+		for _, q := range []string{deleteDevicesSQL, deleteCrossAllSQL} {
+			if _, err := tx.Exec(ctx, q, string(user)); err != nil {
+				return fmt.Errorf("keyserver: replacing remote device list: %w", err)
+			}
+		}
+		for _, d := range list.Devices {
+			if len(d.Keys) > maxKeyBytes {
+				continue
+			}
+			if _, err := tx.Exec(ctx, replaceDeviceSQL, string(user), string(d.DeviceID), d.DisplayName, nullable(d.Keys)); err != nil {
+				return fmt.Errorf("keyserver: storing remote device: %w", err)
+			}
+		}
+		if err := storeRemoteCross(ctx, tx, user, list.Master, list.SelfSigning); err != nil {
+			return err
+		}
+		if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(user), list.StreamID, 0); err != nil {
+			return fmt.Errorf("keyserver: storing remote device list: %w", err)
+		}
+		return nil
+	})
+}
+
+func nullable(raw json.RawMessage) []byte {
+	if len(raw) == 0 || string(raw) == "null" {
+		return nil
+	}
+	return raw
+}
+
+// storeRemoteCross stores the cross-signing keys that are well-formed.
+func storeRemoteCross(ctx context.Context, tx *sqldb.Tx, user id.User, master, selfSigning json.RawMessage) error {
+	for usage, raw := range map[string]json.RawMessage{usageMaster: master, usageSelfSigning: selfSigning} {
+		if nullable(raw) == nil {
+			continue
+		}
+		k, err := parseCrossKey(user, usage, raw)
+		if err != nil {
+			continue // clients verify keys; a malformed one is as good as none
+		}
+		if _, err := tx.Exec(ctx, upsertCrossSigningSQL, string(user), usage, k.keyID, k.json); err != nil {
+			return fmt.Errorf("keyserver: storing remote cross-signing key: %w", err)
+		}
+	}
+	return nil
+}
+
+// ReceiveEDU implements api.Keys.
+func (s *Server) ReceiveEDU(ctx context.Context, origin id.Server, typ string, content json.RawMessage) error {
+	switch typ {
+	case eduDeviceList:
+		var u deviceListUpdate
+		if err := json.Unmarshal(content, &u); err != nil {
+			return merr.BadJSON("%s: %v", typ, err)
+		}
+		if u.UserID.Server() != origin {
+			return merr.Forbidden("%s speaks for a user of another server", origin)
+		}
+		return s.receiveDeviceList(ctx, u)
+	case eduSigningKey:
+		var u signingKeyUpdate
+		if err := json.Unmarshal(content, &u); err != nil {
+			return merr.BadJSON("%s: %v", typ, err)
+		}
+		if u.UserID.Server() != origin {
+			return merr.Forbidden("%s speaks for a user of another server", origin)
+		}
+		return s.receiveSigningKeys(ctx, u)
+	}
+	return merr.InvalidParam("the key server takes no EDU of type %q", typ)
+}
+
+// receiveDeviceList applies an update that continues the sequence we know, and
+// marks the list stale otherwise.
+func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) error {
+	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
+		var have, stale int64
+		err := tx.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale)
+		known := err == nil
+		if err != nil && !errors.Is(err, sql.ErrNoRows) {
+			return fmt.Errorf("keyserver: reading remote device list: %w", err)
+		}
+		if known && stale == 0 {
+			if u.StreamID <= have {
+				return nil // seen before
+			}
+			if err := s.applyDeviceList(ctx, tx, u, have); err != nil {
+				return err
+			}
+		}
+		_, err = s.markChanged(ctx, tx, u.UserID, false)
+		return err
+	})
+}
+
+// applyDeviceList changes one device, or marks the list stale after a gap.
+func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceListUpdate, have int64) error {
+	follows := len(u.PrevID) == 0 && have == 0
+	for _, p := range u.PrevID {
+		follows = follows || p == have
+	}
+	if !follows || len(u.Keys) > maxKeyBytes {
+		if _, err := tx.Exec(ctx, markStaleSQL, string(u.UserID)); err != nil {
+			return fmt.Errorf("keyserver: marking device list stale: %w", err)
+		}
+		return nil
+	}
+	var err error
+	if u.Deleted {
+		_, err = tx.Exec(ctx, deleteDeviceSQL, string(u.UserID), string(u.DeviceID))
+	} else {
+		_, err = tx.Exec(ctx, replaceDeviceSQL, string(u.UserID), string(u.DeviceID), u.DisplayName, nullable(u.Keys))
+	}
+	if err != nil {
+		return fmt.Errorf("keyserver: updating remote device: %w", err)
+	}
+	if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(u.UserID), u.StreamID, 0); err != nil {
+		return fmt.Errorf("keyserver: updating remote device list: %w", err)
+	}
+	return nil
+}
+
+func (s *Server) receiveSigningKeys(ctx context.Context, u signingKeyUpdate) error {
+	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
+		if err := storeRemoteCross(ctx, tx, u.UserID, u.Master, u.SelfSigning); err != nil {
+			return err
+		}
+		_, err := s.markChanged(ctx, tx, u.UserID, false)
+		return err
+	})
+}

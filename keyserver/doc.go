@@ -1,0 +1,19 @@
+// Package keyserver keeps what end-to-end encryption needs a server for: the
+// public keys of devices, one-time and fallback keys, cross-signing keys and
+// the signatures between them, encrypted key backups, and messages from device
+// to device.
+//
+// The server cannot read any of it. Its promises are about bookkeeping: a
+// one-time key is handed out once, a message to a device is durable when its
+// sender is answered and arrives once, and a change of a device list is seen by
+// everybody who shares a room with the user, here and on other servers.
+//
+// Keys are stored as the JSON they came in, without signatures of other users;
+// signatures have a table of their own and are merged on reading, because who
+// may see a signature depends on who asks (a user-signing key's signatures are
+// seen by their maker alone).
+//
+// Device lists of remote users are cached while a local user shares a room with
+// them. A list is trusted as long as the updates that arrive form an unbroken
+// sequence; a gap marks it stale, and the next query fetches it whole.
+package keyserver

@@ -1,0 +1,111 @@
+package keyserver
+
+import (
+	"context"
+	"embed"
+	"encoding/json"
+	"fmt"
+	"io/fs"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	fedapi "weft/federationapi/api"
+	"weft/internal/bus"
+	"weft/internal/sqldb"
+	"weft/keyserver/api"
+	"weft/matrix/id"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Bounds of a request. They are far above what clients send.
+const (
+	maxUsersPerQuery   = 10_000
+	maxOneTimeKeys     = 1_000     // of a device, in store
+	maxKeyBytes        = 64 << 10  // one key object
+	maxToDeviceBytes   = 256 << 10 // one message's content
+	maxToDeviceTargets = 20_000    // messages of one request
+	maxBackupKeyBytes  = 64 << 10
+	remoteConcurrency  = 16 // servers asked at the same time
+	maxRemoteTimeout   = 30 * time.Second
+	seenRetention      = 7 * 24 * time.Hour
+)
+
+// Rooms tells who shares rooms with whom; the event store answers it.
+type Rooms interface {
+	// ServersSharing lists the other servers that have a member in a room that
+	// user is joined to.
+	ServersSharing(ctx context.Context, user id.User) ([]id.Server, error)
+	// SharesRoomWithLocal tells whether any local user shares a room with user.
+	SharesRoomWithLocal(ctx context.Context, user id.User) (bool, error)
+}
+
+// Federation asks other servers for keys. The bodies are those of the
+// server–server API.
+type Federation interface {
+	QueryKeys(ctx context.Context, server id.Server, body json.RawMessage) (json.RawMessage, error)
+	ClaimKeys(ctx context.Context, server id.Server, body json.RawMessage) (json.RawMessage, error)
+	GetUserDevices(ctx context.Context, server id.Server, user id.User) (json.RawMessage, error)
+}
+
+// Config is what a key server needs.
+type Config struct {
+	DB         *sqldb.DB
+	Bus        bus.Bus
+	Log        logrus.FieldLogger
+	Now        func() time.Time
+	ServerName id.Server
+	Rooms      Rooms
+	Federation Federation
+	Outbound   fedapi.Outbound
+}
+
+// Server is the key server.
+type Server struct {
+	Config
+	toDevice *sqldb.Group
+	lists    *sqldb.Group
+}
+
+var (
+	_ api.Keys     = (*Server)(nil)
+	_ api.ToDevice = (*Server)(nil)
+	_ api.Backup   = (*Server)(nil)
+)
+
+// New makes a key server and brings its tables up to date.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	dir, err := fs.Sub(migrations, "migrations")
+	if err != nil {
+		return nil, fmt.Errorf("keyserver: embedded migrations: %w", err)
+	}
+	if err := cfg.DB.Migrate(ctx, "keyserver", dir); err != nil {
+		return nil, err
+	}
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	return &Server{Config: cfg, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}, nil
+}
+
+const deleteSeenSQL = `DELETE FROM to_device_seen WHERE seen_ts < $1`
+
+// Run removes what is no longer needed until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	tick := time.NewTicker(time.Hour)
+	defer tick.Stop()
+	for {
+		if _, err := s.DB.Exec(ctx, deleteSeenSQL, s.Now().Add(-seenRetention).UnixMilli()); err != nil && ctx.Err() == nil {
+			s.Log.WithError(err).Error("could not remove old to-device transaction IDs")
+		}
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		}
+	}
+}
+
+func (s *Server) local(u id.User) bool { return u.Server() == s.ServerName }

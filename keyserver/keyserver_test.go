@@ -1,0 +1,672 @@
+package keyserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"encoding/base64"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/sirupsen/logrus"
+	"github.com/tidwall/gjson"
+
+	fedapi "weft/federationapi/api"
+	"weft/internal/bus"
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/internal/stream"
+	"weft/keyserver/api"
+	"weft/matrix/canonical"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+const (
+	alice = id.User("@alice:here")
+	bob   = id.User("@bob:here")
+	carol = id.User("@carol:there")
+)
+
+// world is everything around a key server: who shares rooms, what was sent, and
+// another server that answers.
+type world struct {
+	mu     sync.Mutex
+	shared map[id.User]bool
+	sent   []fedapi.EDU
+	remote *Server // answers for "there"
+	down   bool
+	asked  int
+}
+
+func (w *world) ServersSharing(_ context.Context, user id.User) ([]id.Server, error) {
+	if w.shared[user] {
+		return []id.Server{"there"}, nil
+	}
+	return nil, nil
+}
+
+func (w *world) SharesRoomWithLocal(_ context.Context, user id.User) (bool, error) {
+	return w.shared[user], nil
+}
+
+func (w *world) SendEDU(_ context.Context, edu fedapi.EDU) error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.sent = append(w.sent, edu)
+	return nil
+}
+
+func (w *world) DestinationAlive(context.Context, id.Server) error { return nil }
+
+func (w *world) ask() error {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.asked++
+	if w.down {
+		return merr.ConnectionFailed("there is down")
+	}
+	return nil
+}
+
+func (w *world) QueryKeys(ctx context.Context, _ id.Server, body json.RawMessage) (json.RawMessage, error) {
+	if err := w.ask(); err != nil {
+		return nil, err
+	}
+	var req struct {
+		Devices map[id.User][]id.Device `json:"device_keys"`
+	}
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	got, err := w.remote.QueryKeys(ctx, api.QueryKeys{Origin: "here", Devices: req.Devices})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(got)
+}
+
+func (w *world) ClaimKeys(ctx context.Context, _ id.Server, body json.RawMessage) (json.RawMessage, error) {
+	if err := w.ask(); err != nil {
+		return nil, err
+	}
+	var req struct {
+		Keys map[id.User]map[id.Device]string `json:"one_time_keys"`
+	}
+	if err := json.Unmarshal(body, &req); err != nil {
+		return nil, err
+	}
+	got, err := w.remote.ClaimKeys(ctx, api.ClaimKeys{Origin: "here", Keys: req.Keys})
+	if err != nil {
+		return nil, err
+	}
+	return json.Marshal(got)
+}
+
+func (w *world) GetUserDevices(ctx context.Context, _ id.Server, user id.User) (json.RawMessage, error) {
+	if err := w.ask(); err != nil {
+		return nil, err
+	}
+	return w.remote.GetUserDevices(ctx, user)
+}
+
+func newServer(t *testing.T, db *sqldb.DB, name id.Server, w *world) *Server {
+	t.Helper()
+	ctx := context.Background()
+	if err := stream.Migrate(ctx, db); err != nil {
+		t.Fatal(err)
+	}
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	s, err := New(ctx, Config{
+		DB: db, Bus: bus.NewLocal(), Log: log, Now: time.Now, ServerName: name,
+		Rooms: w, Federation: w, Outbound: w,
+	})
+	if err != nil {
+		t.Fatal(err)
+	}
+	return s
+}
+
+// each runs a test on both databases, with a server "here" and one "there".
+func each(t *testing.T, fn func(t *testing.T, s *Server, w *world)) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		w := &world{shared: map[id.User]bool{}}
+		w.remote = newServer(t, open(), "there", &world{shared: map[id.User]bool{}})
+		fn(t, newServer(t, open(), "here", w), w)
+	})
+}
+
+func deviceKeys(user id.User, dev string) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"user_id":%q,"device_id":%q,"algorithms":["m.megolm.v1.aes-sha2"],"keys":{"ed25519:%s":"%s"},"signatures":{}}`,
+		user, dev, dev, base64.RawStdEncoding.EncodeToString(make([]byte, 32))))
+}
+
+func must(t *testing.T, err error) {
+	t.Helper()
+	if err != nil {
+		t.Fatal(err)
+	}
+}
+
+func upload(t *testing.T, s *Server, user id.User, dev string, oneTime map[string]json.RawMessage) map[string]int {
+	t.Helper()
+	counts, err := s.UploadKeys(context.Background(), api.UploadKeys{
+		User: user, Device: id.Device(dev), DisplayName: dev + "'s name", DeviceKeys: deviceKeys(user, dev), OneTimeKeys: oneTime,
+	})
+	must(t, err)
+	return counts
+}
+
+func TestUploadedKeysAreQueried(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		upload(t, s, alice, "A1", nil)
+		upload(t, s, alice, "A2", nil)
+		got, err := s.QueryKeys(context.Background(), api.QueryKeys{User: bob, Devices: map[id.User][]id.Device{alice: nil}})
+		must(t, err)
+		if len(got.DeviceKeys[alice]) != 2 {
+			t.Fatalf("devices: %v", got.DeviceKeys)
+		}
+		if name := gjson.GetBytes(got.DeviceKeys[alice]["A1"], "unsigned.device_display_name").String(); name != "A1's name" {
+			t.Errorf("display name %q", name)
+		}
+		got, err = s.QueryKeys(context.Background(), api.QueryKeys{User: bob, Devices: map[id.User][]id.Device{alice: {"A2"}}})
+		must(t, err)
+		if _, ok := got.DeviceKeys[alice]["A2"]; !ok || len(got.DeviceKeys[alice]) != 1 {
+			t.Errorf("one device was asked for: %v", got.DeviceKeys)
+		}
+	})
+}
+
+func TestUploadRefusesKeysOfOthers(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		for name, req := range map[string]api.UploadKeys{
+			"another user":   {User: alice, Device: "A1", DeviceKeys: deviceKeys(bob, "A1")},
+			"another device": {User: alice, Device: "A1", DeviceKeys: deviceKeys(alice, "A2")},
+			"no object":      {User: alice, Device: "A1", DeviceKeys: json.RawMessage(`[]`)},
+			"bad key name":   {User: alice, Device: "A1", OneTimeKeys: map[string]json.RawMessage{"x": json.RawMessage(`"k"`)}},
+			"bad key":        {User: alice, Device: "A1", OneTimeKeys: map[string]json.RawMessage{"a:b": json.RawMessage(`3`)}},
+		} {
+			var e *merr.Error
+			if _, err := s.UploadKeys(context.Background(), req); !errors.As(err, &e) || e.Status != 400 {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	})
+}
+
+func TestOneTimeKeysAreClaimedOnceInOrderThenTheFallback(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		one := func(i int) map[string]json.RawMessage {
+			return map[string]json.RawMessage{fmt.Sprintf("signed_curve25519:K%d", i): json.RawMessage(fmt.Sprintf(`{"key":"k%d"}`, i))}
+		}
+		for _, i := range []int{3, 1, 2} {
+			upload(t, s, alice, "A1", one(i))
+		}
+		if counts := upload(t, s, alice, "A1", one(2)); counts["signed_curve25519"] != 3 {
+			t.Errorf("counts after the same upload again: %v", counts)
+		}
+		if _, err := s.UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1", OneTimeKeys: map[string]json.RawMessage{
+			"signed_curve25519:K1": json.RawMessage(`{"key":"other"}`)}}); err == nil {
+			t.Error("another key under the same name was taken")
+		}
+		_, err := s.UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1", FallbackKeys: map[string]json.RawMessage{
+			"signed_curve25519:F": json.RawMessage(`{"key":"f","fallback":true}`)}})
+		must(t, err)
+		for _, want := range []string{"K3", "K1", "K2", "F", "F"} {
+			got, err := s.ClaimKeys(ctx, api.ClaimKeys{Keys: map[id.User]map[id.Device]string{alice: {"A1": "signed_curve25519"}}})
+			must(t, err)
+			if _, ok := got.OneTimeKeys[alice]["A1"]["signed_curve25519:"+want]; !ok {
+				t.Errorf("claimed %v, want %s", got.OneTimeKeys, want)
+			}
+			counts, err := s.KeyCounts(ctx, alice, "A1")
+			must(t, err)
+			if unused := len(counts.UnusedFallback) == 1; unused != (want != "F") {
+				t.Errorf("after %s: unused fallback keys %v", want, counts.UnusedFallback)
+			}
+		}
+	})
+}
+
+func TestConcurrentClaimsNeverShareAKey(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		const n = 40
+		keys := map[string]json.RawMessage{}
+		for i := range n {
+			keys[fmt.Sprintf("signed_curve25519:K%02d", i)] = json.RawMessage(fmt.Sprintf(`{"key":"%d"}`, i))
+		}
+		upload(t, s, alice, "A1", keys)
+		var mu sync.Mutex
+		seen := map[string]int{}
+		var wg sync.WaitGroup
+		for range n {
+			wg.Go(func() {
+				got, err := s.ClaimKeys(context.Background(), api.ClaimKeys{Keys: map[id.User]map[id.Device]string{alice: {"A1": "signed_curve25519"}}})
+				if err != nil {
+					t.Error(err)
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				for k := range got.OneTimeKeys[alice]["A1"] {
+					seen[k]++
+				}
+			})
+		}
+		wg.Wait()
+		if len(seen) != n {
+			t.Errorf("%d different keys in %d claims", len(seen), n)
+		}
+	})
+}
+
+// identity is a set of cross-signing keys.
+type identity struct {
+	user                 id.User
+	master, self, userKp ed25519.PrivateKey
+}
+
+func newIdentity(user id.User, seed byte) identity {
+	key := func(b byte) ed25519.PrivateKey {
+		raw := make([]byte, ed25519.SeedSize)
+		raw[0], raw[1] = seed, b
+		return ed25519.NewKeyFromSeed(raw)
+	}
+	return identity{user, key(1), key(2), key(3)}
+}
+
+func pub(k ed25519.PrivateKey) string {
+	return base64.RawStdEncoding.EncodeToString(k.Public().(ed25519.PublicKey))
+}
+
+func (i identity) upload(t *testing.T) api.UploadCrossSigning {
+	t.Helper()
+	key := func(usage string, k ed25519.PrivateKey) json.RawMessage {
+		raw, err := canonical.Marshal(map[string]any{"user_id": i.user, "usage": []string{usage}, "keys": map[string]string{"ed25519:" + pub(k): pub(k)}})
+		must(t, err)
+		if usage == usageMaster {
+			return raw
+		}
+		raw, err = canonical.SignJSON(raw, string(i.user), id.KeyID("ed25519:"+pub(i.master)), i.master)
+		must(t, err)
+		return raw
+	}
+	return api.UploadCrossSigning{User: i.user, Master: key(usageMaster, i.master), SelfSigning: key(usageSelfSigning, i.self), UserSigning: key(usageUserSigning, i.userKp)}
+}
+
+func TestCrossSigning(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		w.shared[alice] = true
+		a := newIdentity(alice, 1)
+		req := a.upload(t)
+		exists, _, err := s.HasCrossSigning(ctx, req)
+		must(t, err)
+		if exists {
+			t.Error("keys exist before the first upload")
+		}
+		must(t, s.UploadCrossSigning(ctx, req))
+		exists, same, err := s.HasCrossSigning(ctx, req)
+		must(t, err)
+		if !exists || !same {
+			t.Errorf("after the upload: exists %v, same %v", exists, same)
+		}
+		if _, same, err = s.HasCrossSigning(ctx, newIdentity(alice, 9).upload(t)); err != nil || same {
+			t.Errorf("other keys count as the same: %v", err)
+		}
+		last := w.sent[len(w.sent)-1]
+		if last.Type != eduSigningKey || gjson.GetBytes(last.Content, "user_signing_key").Exists() {
+			t.Errorf("announced %s %s", last.Type, last.Content)
+		}
+		got, err := s.QueryKeys(ctx, api.QueryKeys{User: bob, Devices: map[id.User][]id.Device{alice: nil}})
+		must(t, err)
+		if got.MasterKeys[alice] == nil || got.SelfSigningKeys[alice] == nil || got.UserSigningKeys[alice] != nil {
+			t.Errorf("bob sees %+v", got)
+		}
+		got, err = s.QueryKeys(ctx, api.QueryKeys{User: alice, Devices: map[id.User][]id.Device{alice: nil}})
+		must(t, err)
+		if got.UserSigningKeys[alice] == nil {
+			t.Error("alice does not see her user-signing key")
+		}
+	})
+}
+
+func TestCrossSigningUploadsThatAreRefused(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		good, other := newIdentity(alice, 1).upload(t), newIdentity(alice, 2).upload(t)
+		cases := map[string]struct {
+			req  api.UploadCrossSigning
+			code string
+		}{
+			"no master":     {api.UploadCrossSigning{User: alice, SelfSigning: good.SelfSigning}, "M_MISSING_PARAM"},
+			"wrong master":  {api.UploadCrossSigning{User: alice, Master: good.Master, SelfSigning: other.SelfSigning}, "M_INVALID_SIGNATURE"},
+			"wrong user":    {api.UploadCrossSigning{User: bob, Master: good.Master}, "M_INVALID_PARAM"},
+			"wrong usage":   {api.UploadCrossSigning{User: alice, Master: good.SelfSigning}, "M_INVALID_PARAM"},
+			"not an object": {api.UploadCrossSigning{User: alice, Master: json.RawMessage(`"x"`)}, "M_BAD_JSON"},
+		}
+		for name, c := range cases {
+			var e *merr.Error
+			if err := s.UploadCrossSigning(ctx, c.req); !errors.As(err, &e) || e.Code != c.code {
+				t.Errorf("%s: %v, want %s", name, err, c.code)
+			}
+		}
+	})
+}
+
+func TestSignaturesAreSeenByThoseWhoMay(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		a, b := newIdentity(alice, 1), newIdentity(bob, 2)
+		must(t, s.UploadCrossSigning(ctx, a.upload(t)))
+		must(t, s.UploadCrossSigning(ctx, b.upload(t)))
+		upload(t, s, alice, "A1", nil)
+		sign := func(raw []byte, who identity, k ed25519.PrivateKey) json.RawMessage {
+			out, err := canonical.SignJSON(raw, string(who.user), id.KeyID("ed25519:"+pub(k)), k)
+			must(t, err)
+			return out
+		}
+		up := func(who id.User, target id.User, key string, obj json.RawMessage) string {
+			body, err := json.Marshal(map[id.User]map[string]json.RawMessage{target: {key: obj}})
+			must(t, err)
+			failures, err := s.UploadSignatures(ctx, who, body)
+			must(t, err)
+			return gjson.GetBytes(failures, "*.*.errcode").String()
+		}
+		// Alice signs her device; bob and alice see it.
+		if code := up(alice, alice, "A1", sign(deviceKeys(alice, "A1"), a, a.self)); code != "" {
+			t.Fatalf("own device: %s", code)
+		}
+		// Bob signs alice's master key; only bob sees it.
+		if code := up(bob, alice, pub(a.master), sign(a.upload(t).Master, b, b.userKp)); code != "" {
+			t.Fatalf("other's master key: %s", code)
+		}
+		// What is refused.
+		if code := up(bob, alice, "A1", sign(deviceKeys(alice, "A1"), b, b.userKp)); code != "M_NOT_FOUND" {
+			t.Errorf("another's device: %s", code)
+		}
+		if code := up(alice, alice, "A1", sign(deviceKeys(alice, "A1"), a, a.userKp)); code != "M_INVALID_SIGNATURE" {
+			t.Errorf("by the wrong key: %s", code)
+		}
+		if code := up(alice, alice, "A1", sign(deviceKeys(alice, "A2"), a, a.self)); code != "M_INVALID_PARAM" {
+			t.Errorf("another object: %s", code)
+		}
+		for viewer, want := range map[id.User]bool{bob: true, alice: false, carol: false} {
+			got, err := s.QueryKeys(ctx, api.QueryKeys{User: viewer, Devices: map[id.User][]id.Device{alice: nil}})
+			must(t, err)
+			if !gjson.GetBytes(got.DeviceKeys[alice]["A1"], "signatures."+gjson.Escape(string(alice))+"."+gjson.Escape("ed25519:"+pub(a.self))).Exists() {
+				t.Errorf("%s does not see the self-signing signature: %s", viewer, got.DeviceKeys[alice]["A1"])
+			}
+			if has := gjson.GetBytes(got.MasterKeys[alice], "signatures."+gjson.Escape(string(bob))).Exists(); has != want {
+				t.Errorf("%s sees bob's signature: %v", viewer, has)
+			}
+		}
+	})
+}
+
+func TestDeviceListSequenceHasNoGaps(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		w.shared[alice] = true
+		upload(t, s, alice, "A1", nil)
+		must(t, s.UploadCrossSigning(ctx, newIdentity(alice, 1).upload(t))) // no stream_id in its EDU
+		must(t, s.DeviceChanged(ctx, alice, "A2", "phone"))
+		must(t, s.DeviceChanged(ctx, alice, "A2", "phone")) // nothing changed
+		must(t, s.DeleteDevices(ctx, alice, []id.Device{"A1"}))
+		var last int64
+		n := 0
+		for _, e := range w.sent {
+			if e.Type != eduDeviceList {
+				continue
+			}
+			n++
+			if !e.Durable {
+				t.Error("a device list update may be lost")
+			}
+			if prev := gjson.GetBytes(e.Content, "prev_id.0").Int(); prev != last {
+				t.Errorf("update %s follows %d", e.Content, last)
+			}
+			last = gjson.GetBytes(e.Content, "stream_id").Int()
+		}
+		if n != 3 {
+			t.Errorf("%d updates, want 3", n)
+		}
+		users, err := s.ListChanged(ctx, 0, 1<<60)
+		must(t, err)
+		if len(users) != 1 || users[0] != alice {
+			t.Errorf("changed: %v", users)
+		}
+	})
+}
+
+func TestRemoteListsAreCachedWhileRoomsAreShared(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		upload(t, w.remote, carol, "C1", nil)
+		query := func() api.QueriedKeys {
+			got, err := s.QueryKeys(ctx, api.QueryKeys{User: alice, Devices: map[id.User][]id.Device{carol: nil}})
+			must(t, err)
+			return got
+		}
+		for range 2 {
+			if got := query(); len(got.DeviceKeys[carol]) != 1 {
+				t.Fatalf("%+v", got)
+			}
+		}
+		if w.asked != 2 {
+			t.Errorf("asked %d times without a shared room, want each time", w.asked)
+		}
+		w.shared[carol] = true
+		for range 3 {
+			query()
+		}
+		if w.asked != 3 {
+			t.Errorf("asked %d times, want once more", w.asked)
+		}
+		// An update that continues the sequence is applied; one after a gap
+		// makes the list stale.
+		var list userDevices
+		raw, err := w.remote.GetUserDevices(ctx, carol)
+		must(t, err)
+		must(t, json.Unmarshal(raw, &list))
+		edu := func(id, prev int64, dev string) {
+			must(t, s.ReceiveEDU(ctx, "there", eduDeviceList, json.RawMessage(fmt.Sprintf(
+				`{"user_id":%q,"device_id":%q,"stream_id":%d,"prev_id":[%d],"keys":%s}`, carol, dev, id, prev, deviceKeys(carol, dev)))))
+		}
+		edu(list.StreamID+1, list.StreamID, "C2")
+		if got := query(); len(got.DeviceKeys[carol]) != 2 || w.asked != 3 {
+			t.Errorf("after an update: %d devices, asked %d times", len(got.DeviceKeys[carol]), w.asked)
+		}
+		edu(list.StreamID+9, list.StreamID+8, "C3")
+		if got := query(); len(got.DeviceKeys[carol]) != 1 || w.asked != 4 {
+			t.Errorf("after a gap: %d devices, asked %d times", len(got.DeviceKeys[carol]), w.asked)
+		}
+		if err := s.ReceiveEDU(ctx, "elsewhere", eduDeviceList, json.RawMessage(`{"user_id":"@carol:there","device_id":"X","stream_id":1}`)); !errors.Is(err, merr.ErrForbidden) {
+			t.Errorf("a third server spoke for carol: %v", err)
+		}
+	})
+}
+
+func TestAServerThatIsDownIsAFailureOfItsUsersOnly(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		w.down = true
+		upload(t, s, alice, "A1", nil)
+		got, err := s.QueryKeys(ctx, api.QueryKeys{User: bob, Devices: map[id.User][]id.Device{alice: nil, carol: nil}})
+		must(t, err)
+		if got.Failures["there"] == nil || len(got.DeviceKeys[alice]) != 1 {
+			t.Errorf("query: %+v", got)
+		}
+		claimed, err := s.ClaimKeys(ctx, api.ClaimKeys{Keys: map[id.User]map[id.Device]string{carol: {"C1": "signed_curve25519"}}})
+		must(t, err)
+		if claimed.Failures["there"] == nil {
+			t.Errorf("claim: %+v", claimed)
+		}
+	})
+}
+
+func TestToDevice(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		must(t, s.DeviceChanged(ctx, bob, "B1", ""))
+		must(t, s.DeviceChanged(ctx, bob, "B2", ""))
+		req := api.SendToDevice{Sender: alice, Device: "A1", Type: "m.test", TxnID: "1", Messages: toDeviceMessages{
+			bob:   {"*": json.RawMessage(`{"n":1}`)},
+			carol: {"C1": json.RawMessage(`{"n":2}`)},
+		}}
+		must(t, s.SendToDevice(ctx, req))
+		must(t, s.SendToDevice(ctx, req)) // the same request again
+		for _, dev := range []id.Device{"B1", "B2"} {
+			msgs, last, err := s.ListMessages(ctx, bob, dev, 0, 1<<60, 100)
+			must(t, err)
+			if len(msgs) != 1 || gjson.GetBytes(msgs[0], "sender").String() != string(alice) {
+				t.Fatalf("%s got %s", dev, msgs)
+			}
+			must(t, s.DeleteMessages(ctx, bob, dev, last))
+			if msgs, _, err = s.ListMessages(ctx, bob, dev, 0, 1<<60, 100); err != nil || len(msgs) != 0 {
+				t.Errorf("after the acknowledgement: %s, %v", msgs, err)
+			}
+		}
+		if len(w.sent) != 2 || string(w.sent[0].Content) != string(w.sent[1].Content) || !w.sent[0].Durable {
+			t.Fatalf("EDUs: %+v", w.sent)
+		}
+		// The other server takes the repetition once.
+		must(t, w.remote.DeviceChanged(ctx, carol, "C1", ""))
+		for range 2 {
+			must(t, w.remote.ReceiveToDevice(ctx, "here", w.sent[0].Content))
+		}
+		if msgs, _, err := w.remote.ListMessages(ctx, carol, "C1", 0, 1<<60, 100); err != nil || len(msgs) != 1 {
+			t.Errorf("carol got %s, %v", msgs, err)
+		}
+		if err := w.remote.ReceiveToDevice(ctx, "elsewhere", w.sent[0].Content); !errors.Is(err, merr.ErrForbidden) {
+			t.Errorf("a third server sent in alice's name: %v", err)
+		}
+	})
+}
+
+func TestToDevicePagesGoOnWhereTheyStopped(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		must(t, s.DeviceChanged(ctx, bob, "B1", ""))
+		for i := range 5 {
+			must(t, s.SendToDevice(ctx, api.SendToDevice{Sender: alice, Type: "m.test", TxnID: fmt.Sprint(i),
+				Messages: toDeviceMessages{bob: {"B1": json.RawMessage(fmt.Sprintf(`{"n":%d}`, i))}}}))
+		}
+		var got []int64
+		from := int64(0)
+		for len(got) < 5 {
+			msgs, last, err := s.ListMessages(ctx, bob, "B1", from, 1<<60, 2)
+			must(t, err)
+			for _, m := range msgs {
+				got = append(got, gjson.GetBytes(m, "content.n").Int())
+			}
+			from = last
+		}
+		if fmt.Sprint(got) != "[0 1 2 3 4]" {
+			t.Errorf("got %v", got)
+		}
+	})
+}
+
+func session(first, forwarded int, verified bool) json.RawMessage {
+	return json.RawMessage(fmt.Sprintf(`{"first_message_index":%d,"forwarded_count":%d,"is_verified":%v,"session_data":{"x":"y"}}`, first, forwarded, verified))
+}
+
+func TestBackupKeepsTheBetterSession(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		v, err := s.CreateVersion(ctx, alice, "alg", json.RawMessage(`{}`))
+		must(t, err)
+		etag := ""
+		for _, step := range []struct {
+			name    string
+			put     json.RawMessage
+			changes bool
+		}{
+			{"the first", session(10, 5, false), true},
+			{"a higher index", session(11, 0, false), false},
+			{"the same", session(10, 5, false), false},
+			{"fewer forwards", session(10, 4, false), true},
+			{"a lower index", session(9, 9, false), true},
+			{"verified", session(99, 9, true), true},
+			{"unverified again", session(0, 0, false), false},
+		} {
+			state, err := s.PutKeys(ctx, alice, v, map[id.Room]map[string]json.RawMessage{"!r:here": {"s": step.put}})
+			must(t, err)
+			if (state.ETag != etag) != step.changes && etag != "" {
+				t.Errorf("%s: etag %s after %s", step.name, state.ETag, etag)
+			}
+			if state.Count != 1 {
+				t.Errorf("%s: count %d", step.name, state.Count)
+			}
+			etag = state.ETag
+		}
+		got, err := s.GetKeys(ctx, alice, v, "!r:here", "s")
+		must(t, err)
+		if gjson.GetBytes(got["!r:here"]["s"], "first_message_index").Int() != 99 {
+			t.Errorf("kept %s", got["!r:here"]["s"])
+		}
+	})
+}
+
+func TestBackupVersions(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		if _, err := s.GetVersion(ctx, alice, ""); !errors.Is(err, merr.ErrNotFound) {
+			t.Errorf("no backup: %v", err)
+		}
+		v1, err := s.CreateVersion(ctx, alice, "alg", json.RawMessage(`{"a":1}`))
+		must(t, err)
+		v2, err := s.CreateVersion(ctx, alice, "alg", json.RawMessage(`{"a":2}`))
+		must(t, err)
+		_, err = s.PutKeys(ctx, alice, v1, map[id.Room]map[string]json.RawMessage{"!r:here": {"s": session(1, 1, true)}})
+		var e *merr.Error
+		if !errors.As(err, &e) || e.Code != "M_WRONG_ROOM_KEYS_VERSION" || e.Extra["current_version"] != v2 {
+			t.Errorf("writing an old version: %v", err)
+		}
+		if err := s.UpdateVersion(ctx, alice, v2, "other", json.RawMessage(`{}`)); !errors.Is(err, merr.ErrInvalidParam) {
+			t.Errorf("changing the algorithm: %v", err)
+		}
+		must(t, s.UpdateVersion(ctx, alice, v2, "alg", json.RawMessage(`{"a":3}`)))
+		got, err := s.GetVersion(ctx, alice, "")
+		must(t, err)
+		if got.Version != v2 || string(got.AuthData) != `{"a":3}` {
+			t.Errorf("newest: %+v", got)
+		}
+		must(t, s.DeleteVersion(ctx, alice, v2))
+		must(t, s.DeleteVersion(ctx, alice, v2))
+		if got, err = s.GetVersion(ctx, alice, ""); err != nil || got.Version != v1 {
+			t.Errorf("after deletion: %+v, %v", got, err)
+		}
+		if err := s.DeleteVersion(ctx, alice, "77"); !errors.Is(err, merr.ErrNotFound) {
+			t.Errorf("deleting what never was: %v", err)
+		}
+		v3, err := s.CreateVersion(ctx, alice, "alg", json.RawMessage(`{}`))
+		must(t, err)
+		if v3 == v2 {
+			t.Error("a deleted version's number was used again")
+		}
+	})
+}
+
+func TestLoggedOutDevicesLeaveNothing(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, _ *world) {
+		ctx := context.Background()
+		upload(t, s, alice, "A1", map[string]json.RawMessage{"signed_curve25519:K": json.RawMessage(`{"key":"k"}`)})
+		must(t, s.SendToDevice(ctx, api.SendToDevice{Sender: bob, Type: "t", TxnID: "1", Messages: toDeviceMessages{alice: {"A1": json.RawMessage(`{}`)}}}))
+		must(t, s.DeleteDevices(ctx, alice, []id.Device{"A1"}))
+		got, err := s.QueryKeys(ctx, api.QueryKeys{User: bob, Devices: map[id.User][]id.Device{alice: nil}})
+		must(t, err)
+		counts, err := s.KeyCounts(ctx, alice, "A1")
+		must(t, err)
+		msgs, _, err := s.ListMessages(ctx, alice, "A1", 0, 1<<60, 10)
+		must(t, err)
+		if len(got.DeviceKeys[alice]) != 0 || counts.OneTime["signed_curve25519"] != 0 || len(msgs) != 0 {
+			t.Errorf("left: %v %v %s", got.DeviceKeys, counts, msgs)
+		}
+	})
+}

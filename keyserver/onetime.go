@@ -1,0 +1,212 @@
+package keyserver
+
+import (
+	"context"
+	"database/sql"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sort"
+	"strings"
+
+	"weft/internal/sqldb"
+	"weft/keyserver/api"
+	"weft/matrix/canonical"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+const (
+	selectOneTimeSQL = `SELECT key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = $4`
+	insertOneTimeSQL = `INSERT INTO key_one_time (user_id, device_id, algorithm, key_id, added, key)
+		VALUES ($1, $2, $3, $4, $5, $6)`
+	nextOneTimeSQL   = `SELECT COALESCE(MAX(added), 0) + 1 FROM key_one_time WHERE user_id = $1 AND device_id = $2`
+	countOneTimeSQL  = `SELECT algorithm, COUNT(*) FROM key_one_time WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm`
+	oldestOneTimeSQL = `SELECT key_id, key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
+		ORDER BY added LIMIT 1`
+	deleteOneTimeSQL       = `DELETE FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = $4`
+	deleteDeviceOneTimeSQL = `DELETE FROM key_one_time WHERE user_id = $1 AND device_id = $2`
+
+	upsertFallbackSQL = `INSERT INTO key_fallback (user_id, device_id, algorithm, key_id, key, used)
+		VALUES ($1, $2, $3, $4, $5, 0)
+		ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, key = excluded.key, used = 0
+		WHERE key_fallback.key_id <> excluded.key_id OR key_fallback.key <> excluded.key`
+	selectFallbackSQL       = `SELECT key_id, key FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
+	useFallbackSQL          = `UPDATE key_fallback SET used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
+	unusedFallbackSQL       = `SELECT algorithm FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND used = 0 ORDER BY algorithm`
+	deleteDeviceFallbackSQL = `DELETE FROM key_fallback WHERE user_id = $1 AND device_id = $2`
+)
+
+// oneTimeKey is one uploaded one-time or fallback key.
+type oneTimeKey struct {
+	algorithm, keyID string
+	json             []byte
+}
+
+// parseOneTimeKeys checks uploaded keys, whose names are "algorithm:key ID",
+// and puts them into a fixed order.
+func parseOneTimeKeys(in map[string]json.RawMessage) ([]oneTimeKey, error) {
+	if len(in) > maxOneTimeKeys {
+		return nil, merr.TooLarge("more than %d keys in one upload", maxOneTimeKeys)
+	}
+	keys := make([]oneTimeKey, 0, len(in))
+	for name, raw := range in {
+		alg, keyID, ok := strings.Cut(name, ":")
+		if !ok || alg == "" || keyID == "" {
+			return nil, merr.InvalidParam("%q is no key name of the form algorithm:id", name)
+		}
+		if len(raw) > maxKeyBytes {
+			return nil, merr.TooLarge("key %q is larger than %d bytes", name, maxKeyBytes)
+		}
+		c, err := canonical.Canonical(raw)
+		if err != nil {
+			return nil, merr.BadJSON("key %q: %v", name, err)
+		}
+		if c[0] != '{' && c[0] != '"' {
+			return nil, merr.BadJSON("key %q is neither a string nor an object", name)
+		}
+		keys = append(keys, oneTimeKey{algorithm: alg, keyID: keyID, json: c})
+	}
+	sort.Slice(keys, func(i, j int) bool {
+		if keys[i].algorithm != keys[j].algorithm {
+			return keys[i].algorithm < keys[j].algorithm
+		}
+		return keys[i].keyID < keys[j].keyID
+	})
+	return keys, nil
+}
+
+// insertOneTimeKeys adds keys. The same key again is fine; another key under
+// the same name is refused, because the first may have been handed out.
+func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+	if len(keys) == 0 {
+		return nil
+	}
+	counts, err := oneTimeCounts(ctx, tx, user, dev)
+	if err != nil {
+		return err
+	}
+	total := len(keys)
+	for _, n := range counts {
+		total += n
+	}
+	if total > maxOneTimeKeys {
+		return merr.TooLarge("a device may keep at most %d one-time keys", maxOneTimeKeys)
+	}
+	var next int64
+	if err := tx.QueryRow(ctx, nextOneTimeSQL, string(user), string(dev)).Scan(&next); err != nil {
+		return fmt.Errorf("keyserver: ordering one-time keys: %w", err)
+	}
+	for i, k := range keys {
+		var have []byte
+		err := tx.QueryRow(ctx, selectOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID).Scan(&have)
+		switch {
+		case err == nil && string(have) == string(k.json):
+			continue
+		case err == nil:
+			return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
+		case !errors.Is(err, sql.ErrNoRows):
+			return fmt.Errorf("keyserver: reading one-time key: %w", err)
+		}
+		if _, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json); err != nil {
+			return fmt.Errorf("keyserver: storing one-time key: %w", err)
+		}
+	}
+	return nil
+}
+
+func replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+	for _, k := range keys {
+		if _, err := tx.Exec(ctx, upsertFallbackSQL, string(user), string(dev), k.algorithm, k.keyID, k.json); err != nil {
+			return fmt.Errorf("keyserver: storing fallback key: %w", err)
+		}
+	}
+	return nil
+}
+
+// oneTimeCounts counts a device's keys by algorithm. signed_curve25519 is
+// always there, also with 0: clients upload more only when they are told.
+func oneTimeCounts(ctx context.Context, q sqldb.Querier, user id.User, dev id.Device) (map[string]int, error) {
+	counts := map[string]int{"signed_curve25519": 0}
+	rows, err := q.Query(ctx, countOneTimeSQL, string(user), string(dev))
+	if err != nil {
+		return nil, fmt.Errorf("keyserver: counting one-time keys: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var alg string
+		var n int
+		if err := rows.Scan(&alg, &n); err != nil {
+			return nil, fmt.Errorf("keyserver: counting one-time keys: %w", err)
+		}
+		counts[alg] = n
+	}
+	return counts, rows.Err()
+}
+
+// KeyCounts implements api.Keys.
+func (s *Server) KeyCounts(ctx context.Context, user id.User, dev id.Device) (api.KeyCounts, error) {
+	counts, err := oneTimeCounts(ctx, s.DB, user, dev)
+	if err != nil {
+		return api.KeyCounts{}, err
+	}
+	out := api.KeyCounts{OneTime: counts, UnusedFallback: []string{}}
+	rows, err := s.DB.Query(ctx, unusedFallbackSQL, string(user), string(dev))
+	if err != nil {
+		return api.KeyCounts{}, fmt.Errorf("keyserver: reading fallback keys: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var alg string
+		if err := rows.Scan(&alg); err != nil {
+			return api.KeyCounts{}, fmt.Errorf("keyserver: reading fallback keys: %w", err)
+		}
+		out.UnusedFallback = append(out.UnusedFallback, alg)
+	}
+	return out, rows.Err()
+}
+
+// claimLocal takes one key of a device: the oldest one-time key, or else the
+// fallback key, or nothing.
+func (s *Server) claimLocal(ctx context.Context, user id.User, dev id.Device, alg string) (keyID string, key []byte, err error) {
+	err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+		for {
+			keyID, key = "", nil
+			err := tx.QueryRow(ctx, oldestOneTimeSQL, string(user), string(dev), alg).Scan(&keyID, &key)
+			if errors.Is(err, sql.ErrNoRows) {
+				return s.claimFallback(ctx, tx, user, dev, alg, &keyID, &key)
+			}
+			if err != nil {
+				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+			}
+			res, err := tx.Exec(ctx, deleteOneTimeSQL, string(user), string(dev), alg, keyID)
+			if err != nil {
+				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+			}
+			n, err := res.RowsAffected()
+			if err != nil {
+				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+			}
+			if n == 1 {
+				return nil
+			}
+			// Another node took this key between our two statements.
+		}
+	})
+	return keyID, key, err
+}
+
+func (s *Server) claimFallback(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, alg string, keyID *string, key *[]byte) error {
+	err := tx.QueryRow(ctx, selectFallbackSQL, string(user), string(dev), alg).Scan(keyID, key)
+	if errors.Is(err, sql.ErrNoRows) {
+		*keyID, *key = "", nil
+		return nil
+	}
+	if err != nil {
+		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
+	}
+	if _, err := tx.Exec(ctx, useFallbackSQL, string(user), string(dev), alg); err != nil {
+		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
+	}
+	return nil
+}
