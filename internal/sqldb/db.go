@@ -264,8 +264,12 @@ func (db *DB) Query(ctx context.Context, query string, args ...any) (*sql.Rows, 
 	return db.read.QueryContext(ctx, query, args...)
 }
 
-// QueryRow is Query for one row.
+// QueryRow is Query for one row. On SQLite a statement that began is not interrupted when ctx ends.
 func (db *DB) QueryRow(ctx context.Context, query string, args ...any) *sql.Row {
+	if db.dialect == SQLite && ctx.Err() == nil && db.read.Stats().InUse < db.opts.MaxConns {
+		// No wait for a connection. To watch a context costs two goroutines, as much as reading a row.
+		ctx = context.WithoutCancel(ctx)
+	}
 	return db.read.QueryRowContext(ctx, query, args...)
 }
 

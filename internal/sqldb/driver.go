@@ -164,24 +164,34 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 		raw, err := c.raw.QueryContext(ctx, query, args)
 		c.after(ctx, query, err)
 		if err != nil {
-			return nil, err
+			return nil, c.readError(err)
 		}
 		return c.result(ctx, raw), nil
 	}
 	for {
 		st, err := c.prepared(ctx, query)
 		if err != nil {
-			return nil, err
+			return nil, c.readError(err)
 		}
 		raw, err := st.QueryContext(ctx, args)
 		if again := c.after(ctx, query, err); again {
 			continue
 		}
 		if err != nil {
-			return nil, err
+			return nil, c.readError(err)
 		}
 		return c.result(ctx, raw), nil
 	}
+}
+
+// readError makes database/sql repeat a read on another connection when this one broke. lib/pq says so
+// only when it is sure that the server did not see the statement, which matters to writes alone.
+func (c *conn) readError(err error) error {
+	if c.inTx || !isConnectionLost(err) {
+		return err
+	}
+	c.broken = true
+	return driver.ErrBadConn
 }
 
 func (c *conn) result(ctx context.Context, raw driver.Rows) driver.Rows {

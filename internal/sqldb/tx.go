@@ -54,6 +54,9 @@ func (tx *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row 
 		cancel(err)
 		return tx.s.tx.QueryRowContext(dead, query, args...)
 	}
+	if tx.db.dialect == SQLite {
+		ready = context.WithoutCancel(ready) // see DB.QueryRow
+	}
 	row := tx.s.tx.QueryRowContext(ready, query, args...)
 	_ = tx.note(row.Err()) // remembered; the caller meets the same error in Scan
 	return row

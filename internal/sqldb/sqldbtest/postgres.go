@@ -111,7 +111,7 @@ trap '' INT TERM HUP
 	--wal-segsize=1 -D "$2/data" >"$2/log" 2>&1 || { cat "$2/log" >&2; rm -rf "$2"; exit 1; }
 "$1/postgres" -D "$2/data" -k "$2" -c listen_addresses= -c fsync=off -c full_page_writes=off \
 	-c max_connections=300 -c shared_buffers=64MB -c wal_level=minimal -c max_wal_senders=0 \
-	-c checkpoint_timeout=1h -c max_wal_size=512MB -c jit=off -c max_parallel_workers_per_gather=0 \
+	-c deadlock_timeout=100ms -c checkpoint_timeout=1h -c max_wal_size=512MB -c jit=off -c max_parallel_workers_per_gather=0 \
 	>"$2/log" 2>&1 </dev/null &
 server=$!
 cat >/dev/null
