@@ -4,7 +4,6 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
-	"net/http"
 )
 
 // Error is a standard error response.
@@ -97,5 +96,5 @@ func From(err error) *Error {
 	if errors.As(err, &e) {
 		return e
 	}
-	return &Error{Status: http.StatusInternalServerError, Code: "M_UNKNOWN", Message: "internal server error"}
+	return &Error{Status: 500, Code: "M_UNKNOWN", Message: "internal server error"}
 }

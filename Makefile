@@ -1,0 +1,43 @@
+# Every command that a contributor needs. `make` lists them.
+
+GO      ?= go
+WEFT    := ./cmd/weft
+FUZZTIME ?= 30s
+export CGO_ENABLED ?= 0
+
+.PHONY: help build test race check fuzz bench docs image conformance-image clean
+
+help:
+	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
+
+build: ## the static binary ./weft
+	$(GO) build -trimpath -ldflags '-s -w' -o weft $(WEFT)
+
+test: ## all tests; what needs PostgreSQL is skipped where it is not installed
+	@GO="$(GO)" sh test/run.sh
+
+race: ## all tests with the race detector (needs gcc)
+	@GO="$(GO)" CGO_ENABLED=1 RACE=1 sh test/run.sh
+
+check: ## gofmt, vet, staticcheck, generated docs, import rules, cross-builds
+	@GO="$(GO)" sh test/check.sh
+
+fuzz: ## every fuzz target for $(FUZZTIME)
+	@GO="$(GO)" FUZZTIME="$(FUZZTIME)" sh test/fuzz.sh
+
+bench: ## all benchmarks
+	$(GO) test -run '^$$' -bench . -benchmem ./...
+
+docs: ## docs/config.md from the configuration's struct
+	$(GO) run $(WEFT) config reference > docs/config.md
+
+image: build ## the container image weft:latest
+	mkdir -p deploy/build && cp weft deploy/build/weft
+	docker build -t weft -f deploy/Dockerfile deploy
+
+conformance-image: build ## the container image weft-conformance:latest for Complement
+	mkdir -p deploy/build && cp weft deploy/build/weft
+	docker build -t weft-conformance -f deploy/conformance.Dockerfile deploy
+
+clean: ## remove what was built
+	rm -rf weft deploy/build
