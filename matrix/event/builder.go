@@ -134,13 +134,11 @@ func (b *Builder) Build(origin id.Server, key id.KeyID, priv ed25519.PrivateKey)
 		return nil, merr.TooLarge("the event has %d bytes, more than %d", len(json), MaxSize)
 	}
 	l.index(json)
-	if err := l.checkFormat(json, b.Rules); err != nil {
-		return nil, err
-	}
-	e, err := l.finish(newHasher(), json, b.Rules)
+	e, err := l.read(json, b.Rules)
 	if err != nil {
 		return nil, err
 	}
+	e.identify(&l, newHasher())
 	if len(b.Unsigned) > 0 {
 		if e.unsigned, err = canonical.CanonicalLenient(b.Unsigned); err != nil {
 			return nil, err

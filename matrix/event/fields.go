@@ -120,6 +120,8 @@ type member struct {
 type layout struct {
 	members []member
 	at      [fieldCount]span
+	// unsigned is where copyWithout found unsigned in the original.
+	unsigned span
 }
 
 // index finds the members of a canonical object.
@@ -138,14 +140,17 @@ func (l *layout) add(f field, key, start, end int) {
 }
 
 // copyWithout copies a canonical object without some members and finds the rest
-// in the copy. extra bytes of capacity are left at the end.
-func (l *layout) copyWithout(json []byte, drop fieldSet, extra int) []byte {
+// in the copy.
+func (l *layout) copyWithout(json []byte, drop fieldSet) []byte {
 	l.at = [fieldCount]span{}
 	l.members = l.members[:0]
-	out := append(make([]byte, 0, len(json)+extra), '{')
+	out := append(make([]byte, 0, len(json)), '{')
 	for c := canonical.Object(json); c.Next(); {
 		f := fieldOf(c.Key())
 		if drop.has(f) {
+			if f == fieldUnsigned {
+				l.unsigned = span{int32(c.ValueStart), int32(c.End)}
+			}
 			continue
 		}
 		if len(out) > 1 {

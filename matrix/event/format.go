@@ -9,40 +9,49 @@ import (
 	"weft/matrix/merr"
 )
 
-// checkFormat checks an event against the format of its room version: which
-// members must be there, of which type, within which limits. What the content
-// must hold is the business of the authorisation rules.
+// checkFormat checks an event, whose fields were read, against the format of its
+// room version: which members must be there, of which type, within which limits.
+// What the content must hold is the business of the authorisation rules.
 //
 // spec: rooms/v1, v3, v4, v6, v11, v12 (Event format)
-func (l *layout) checkFormat(json []byte, r *Rules) error {
-	if err := l.checkObjects(json); err != nil {
+func (e *Event) checkFormat(l *layout) error {
+	if err := l.checkObjects(e.json); err != nil {
 		return err
 	}
-	if err := l.checkText(json, r); err != nil {
+	if len(e.Type) > MaxFieldSize {
+		return tooLong("type", len(e.Type))
+	}
+	if len(e.StateKey) > MaxFieldSize {
+		return tooLong("state_key", len(e.StateKey))
+	}
+	if len(e.Sender) > id.MaxLength {
+		return tooLong("sender", len(e.Sender))
+	}
+	if _, err := id.ParseUser(string(e.Sender)); err != nil {
+		return merr.BadJSON("sender: %v", err)
+	}
+	if err := e.checkRoomID(); err != nil {
 		return err
 	}
-	if err := l.checkRoomID(json, r); err != nil {
-		return err
-	}
-	if r.EventIDFormat == EventIDInBody {
-		if err := l.checkEventID(json); err != nil {
+	if e.Rules.EventIDFormat == EventIDInBody {
+		if err := e.checkEventID(); err != nil {
 			return err
 		}
 	}
-	depth, err := l.integer(json, fieldDepth, "depth")
-	if err != nil {
+	if v := l.at[fieldRedacts]; v.present() && !e.Rules.RedactsInContent && e.json[v.start] != '"' {
+		return mustBe("redacts", "a string")
+	}
+	if e.Depth < 0 || e.Depth > e.Rules.MaxDepth {
+		return merr.BadJSON("depth must be between 0 and %d, not %d", e.Rules.MaxDepth, e.Depth)
+	}
+	if err := checkParents("prev_events", e.PrevEvents, MaxPrevEvents); err != nil {
 		return err
 	}
-	if depth < 0 || depth > r.MaxDepth {
-		return merr.BadJSON("depth must be between 0 and %d, not %d", r.MaxDepth, depth)
-	}
-	if _, err := l.integer(json, fieldOriginServerTS, "origin_server_ts"); err != nil {
-		return err
-	}
-	if err := checkParents("prev_events", l.at[fieldPrevEvents].of(json), MaxPrevEvents, r.EventFormat); err != nil {
-		return err
-	}
-	return checkParents("auth_events", l.at[fieldAuthEvents].of(json), MaxAuthEvents, r.EventFormat)
+	return checkParents("auth_events", e.AuthEvents, MaxAuthEvents)
+}
+
+func tooLong(field string, n int) error {
+	return merr.TooLarge("%s has %d bytes, more than %d", field, n, MaxFieldSize)
 }
 
 // checkObjects checks content, hashes and signatures.
@@ -68,91 +77,30 @@ func (l *layout) checkObjects(json []byte) error {
 	return nil
 }
 
-// checkText checks type, state_key, sender and redacts.
-func (l *layout) checkText(json []byte, r *Rules) error {
-	if err := l.checkString(json, fieldType, "type", true); err != nil {
-		return err
-	}
-	if err := l.checkString(json, fieldStateKey, "state_key", false); err != nil {
-		return err
-	}
-	if err := l.checkString(json, fieldSender, "sender", true); err != nil {
-		return err
-	}
-	sender, _ := canonical.String(l.at[fieldSender].of(json))
-	if _, err := id.ParseUser(sender); err != nil {
-		return merr.BadJSON("sender: %v", err)
-	}
-	if r.RedactsInContent {
-		return nil
-	}
-	return l.checkString(json, fieldRedacts, "redacts", false)
-}
-
-// checkString checks that a member is a string of at most MaxFieldSize bytes.
-func (l *layout) checkString(json []byte, f field, name string, required bool) error {
-	v := l.at[f]
-	if !v.present() {
-		if required {
-			return merr.BadJSON("%s is missing", name)
-		}
-		return nil
-	}
-	s, ok := stringBytes(v.of(json))
-	if !ok {
-		return mustBe(name, "a string")
-	}
-	if s > MaxFieldSize {
-		return merr.TooLarge("%s has %d bytes, more than %d", name, s, MaxFieldSize)
-	}
-	return nil
-}
-
-// stringBytes is how many bytes a canonical string stands for.
-func stringBytes(value []byte) (int, bool) {
-	if len(value) < 2 || value[0] != '"' {
-		return 0, false
-	}
-	n := 0
-	for i := 1; i < len(value)-1; n++ {
-		switch {
-		case value[i] != '\\':
-			i++
-		case value[i+1] == 'u':
-			i += 6
-		default:
-			i += 2
-		}
-	}
-	return n, true
-}
-
 // checkRoomID checks the room ID against what the version says of its form.
 //
 // spec: appendices §4.3.2 (Room IDs); rooms/v12 (Event format)
-func (l *layout) checkRoomID(json []byte, r *Rules) error {
-	v := l.at[fieldRoomID]
-	if !v.present() {
-		if typ := l.at[fieldType].of(json); r.RoomIDIsCreateHash && string(typ) == `"`+typeCreate+`"` {
+func (e *Event) checkRoomID() error {
+	r := e.Rules
+	if !e.hasRoomID {
+		if r.RoomIDIsCreateHash && e.Type == typeCreate {
 			return nil
 		}
 		return merr.BadJSON("room_id is missing")
 	}
-	if err := l.checkString(json, fieldRoomID, "room_id", true); err != nil {
-		return err
+	if len(e.RoomID) > id.MaxLength {
+		return tooLong("room_id", len(e.RoomID))
 	}
-	s, _ := canonical.String(v.of(json))
-	room, err := id.ParseRoom(s)
-	if err != nil {
+	if _, err := id.ParseRoom(string(e.RoomID)); err != nil {
 		return merr.BadJSON("room_id: %v", err)
 	}
 	// A create event of version 12 with a room_id is of the right format and is
 	// rejected by authorisation rule 1.2.
 	switch {
-	case !r.RoomIDIsCreateHash && room.Server() == "":
-		return merr.BadJSON("room_id must have a domain in this room version: %q", s)
-	case r.RoomIDIsCreateHash && !isHash(s[1:]):
-		return merr.BadJSON("room_id must be the hash of the create event in this room version: %q", s)
+	case !r.RoomIDIsCreateHash && e.RoomID.Server() == "":
+		return merr.BadJSON("room_id must have a domain in this room version: %q", string(e.RoomID))
+	case r.RoomIDIsCreateHash && !isHash(string(e.RoomID[1:])):
+		return merr.BadJSON("room_id must be the hash of the create event in this room version: %q", string(e.RoomID))
 	}
 	return nil
 }
@@ -170,77 +118,41 @@ func isHash(s string) bool {
 // checkEventID checks the event ID of versions 1 and 2.
 //
 // spec: rooms/v1 (Event IDs)
-func (l *layout) checkEventID(json []byte) error {
-	if err := l.checkString(json, fieldEventID, "event_id", true); err != nil {
-		return err
+func (e *Event) checkEventID() error {
+	if len(e.ID) > id.MaxLength {
+		return tooLong("event_id", len(e.ID))
 	}
-	s, _ := canonical.String(l.at[fieldEventID].of(json))
-	eid, err := id.ParseEvent(s)
-	if err != nil {
+	if _, err := id.ParseEvent(string(e.ID)); err != nil {
 		return merr.BadJSON("event_id: %v", err)
 	}
-	if eid.Server() == "" {
-		return merr.BadJSON("event_id must have a domain in this room version: %q", s)
+	if e.ID.Server() == "" {
+		return merr.BadJSON("event_id must have a domain in this room version: %q", string(e.ID))
 	}
 	return nil
 }
 
 // checkParents checks prev_events or auth_events.
-func checkParents(name string, list []byte, most int, f EventFormat) error {
-	if len(list) < 2 || list[0] != '[' {
-		return mustBe(name, "a list")
+func checkParents(name string, list []id.Event, most int) error {
+	if len(list) > most {
+		return merr.BadJSON("%s must not have more than %d entries", name, most)
 	}
-	n := 0
-	for c := canonical.Array(list); c.Next(); n++ {
-		if n >= most {
-			return merr.BadJSON("%s must not have more than %d entries", name, most)
+	for _, e := range list {
+		// A hash, the usual form, needs no second look.
+		if len(e) == 1+43 && e[0] == '$' && plainASCII(string(e[1:])) {
+			continue
 		}
-		value := c.Value()
-		if f == FormatPairs {
-			var ok bool
-			if value, ok = firstOfPair(value); !ok {
-				return mustBe("each entry of "+name, "a pair of event ID and hashes")
-			}
-		}
-		if !validEventID(value) {
-			return mustBe("each entry of "+name, "an event ID")
+		if _, err := id.ParseEvent(string(e)); err != nil {
+			return merr.BadJSON("%s: %v", name, err)
 		}
 	}
 	return nil
 }
 
-// firstOfPair takes the event ID out of an [event ID, {"sha256": …}] pair.
-func firstOfPair(value []byte) ([]byte, bool) {
-	c := canonical.Array(value)
-	if !c.Next() {
-		return nil, false
-	}
-	first := c.Value()
-	if !c.Next() || c.Value()[0] != '{' {
-		return nil, false
-	}
-	return first, !c.Next()
-}
-
-// validEventID is id.ParseEvent for a canonical string, without the copy for the
-// usual form: a hash.
-func validEventID(value []byte) bool {
-	if len(value) == 2+1+43 && value[0] == '"' && value[1] == '$' && plainASCII(value[2:45]) {
-		return true
-	}
-	s, ok := canonical.String(value)
-	if !ok {
-		return false
-	}
-	_, err := id.ParseEvent(s)
-	return err == nil
-}
-
 // plainASCII reports whether s has only ASCII letters, digits and signs, and no
-// backslash or colon.
-func plainASCII(s []byte) bool {
-	for _, c := range s {
-		if c <= ' ' || c >= utf8.RuneSelf || c == '\\' || c == ':' {
+// colon.
+func plainASCII(s string) bool {
+	for i := range len(s) {
+		if c := s[i]; c <= ' ' || c >= utf8.RuneSelf || c == ':' {
 			return false
 		}
 	}

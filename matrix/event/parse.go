@@ -42,8 +42,8 @@ const (
 //
 //  1. canonical form, without the members that servers add for themselves
 //  2. size of the whole
-//  3. content hash, else redact
-//  4. fields, grammar, limits
+//  3. fields, grammar, limits
+//  4. content hash, else redact
 //  5. event ID
 //
 // spec: server-server §5.1 (Checks performed on receipt of a PDU, 1 and 3)
@@ -57,11 +57,12 @@ func Parse(raw []byte, r *Rules) (*Event, error) {
 	}
 	var backing [24]member
 	l := layout{members: backing[:0]}
-	json := l.copyWithout(whole, r.stripped, 0)
+	json := l.copyWithout(whole, r.stripped)
 	if len(json) > MaxSize {
 		return nil, merr.TooLarge("the event has %d bytes, more than %d", len(json), MaxSize)
 	}
-	if err := l.checkFormat(json, r); err != nil {
+	e, err := l.read(json, r)
+	if err != nil {
 		return nil, err
 	}
 	h := newHasher()
@@ -72,29 +73,42 @@ func Parse(raw []byte, r *Rules) (*Event, error) {
 	if !matches {
 		json = redactJSON(&l, json, r)
 		l.index(json)
+		e = &Event{Rules: r, json: json, redacted: true}
+		if err := e.fill(&l); err != nil {
+			return nil, err
+		}
 	}
-	e, err := l.finish(h, json, r)
-	if err != nil {
-		return nil, err
-	}
-	e.redacted = !matches
-	if u := canonical.Get(whole, "unsigned"); len(u) > 2 && u[0] == '{' {
+	e.identify(&l, h)
+	if u := l.unsigned.of(whole); len(u) > 2 && u[0] == '{' {
 		e.unsigned = append([]byte(nil), u...)
 	}
 	return e, nil
 }
 
-// finish computes the event ID and makes the event from JSON that was checked.
-func (l *layout) finish(h *sink, json []byte, r *Rules) (*Event, error) {
-	var eid id.Event
-	if r.EventIDFormat != EventIDInBody {
-		eid = eventID(l.referenceHash(h, json, r), r.EventIDFormat)
-	}
-	e := &Event{ID: eid, Rules: r, json: json}
+// read reads and checks the fields of an event.
+func (l *layout) read(json []byte, r *Rules) (*Event, error) {
+	e := &Event{Rules: r, json: json}
 	if err := e.fill(l); err != nil {
 		return nil, err
 	}
+	if err := e.checkFormat(l); err != nil {
+		return nil, err
+	}
 	return e, nil
+}
+
+// identify computes the event ID, and the room ID where that follows from it.
+func (e *Event) identify(l *layout, h *sink) {
+	if e.Rules.EventIDFormat != EventIDInBody {
+		e.ID = eventID(l.referenceHash(h, e.json, e.Rules), e.Rules.EventIDFormat)
+	}
+	e.deriveRoomID()
+}
+
+func (e *Event) deriveRoomID() {
+	if e.Rules.RoomIDIsCreateHash && e.Type == typeCreate {
+		e.RoomID = roomIDOfCreate(e.ID)
+	}
 }
 
 // contentHashMatches compares the hash in the event with the computed one.
@@ -129,6 +143,7 @@ func build(json []byte, eventID id.Event, r *Rules) (*Event, error) {
 	if err := e.fill(&l); err != nil {
 		return nil, err
 	}
+	e.deriveRoomID()
 	return e, nil
 }
 
@@ -143,7 +158,7 @@ func (e *Event) fill(l *layout) error {
 	}
 	sender, ok := canonical.String(l.at[fieldSender].of(json))
 	if !ok || !e.content.present() {
-		return merr.BadJSON("the event lacks a sender or content")
+		return merr.BadJSON("sender must be a string, and content must be there")
 	}
 	e.Sender = id.User(sender)
 	if k := l.at[fieldStateKey]; k.present() {
@@ -181,16 +196,19 @@ func (e *Event) fill(l *layout) error {
 // fillIDs sets what identifies the event, its room and its parents.
 func (e *Event) fillIDs(l *layout) error {
 	json, r := e.json, e.Rules
-	if r.EventIDFormat == EventIDInBody {
-		if s, ok := canonical.String(l.at[fieldEventID].of(json)); ok {
-			e.ID = id.Event(s)
+	if v := l.at[fieldEventID]; r.EventIDFormat == EventIDInBody && v.present() {
+		s, ok := canonical.String(v.of(json))
+		if !ok {
+			return mustBe("event_id", "a string")
 		}
+		e.ID = id.Event(s)
 	}
-	room, ok := canonical.String(l.at[fieldRoomID].of(json))
-	e.hasRoomID = ok
-	e.RoomID = id.Room(room)
-	if r.RoomIDIsCreateHash && e.Type == typeCreate {
-		e.RoomID = roomIDOfCreate(e.ID)
+	if v := l.at[fieldRoomID]; v.present() {
+		room, ok := canonical.String(v.of(json))
+		if !ok {
+			return mustBe("room_id", "a string")
+		}
+		e.RoomID, e.hasRoomID = id.Room(room), true
 	}
 	prev, auth := l.at[fieldPrevEvents].of(json), l.at[fieldAuthEvents].of(json)
 	n := countIDs(prev)
@@ -226,11 +244,15 @@ func appendIDs(list []id.Event, array []byte, f EventFormat) ([]id.Event, bool) 
 	for c := canonical.Array(array); c.Next(); {
 		start, end := c.ValueStart, c.End
 		if f == FormatPairs {
+			// [event ID, {"sha256": reference hash}]
 			pair := canonical.Array(c.Value())
 			if !pair.Next() {
 				return list, false
 			}
 			start, end = start+pair.ValueStart, start+pair.End
+			if !pair.Next() || pair.Value()[0] != '{' || pair.Next() {
+				return list, false
+			}
 		}
 		text, ok := stringWithin(shared[start:end])
 		if !ok {
