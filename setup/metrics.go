@@ -1,0 +1,38 @@
+package setup
+
+import (
+	"runtime"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/prometheus/client_golang/prometheus/collectors"
+
+	"weft/internal/bus"
+	"weft/internal/sqldb"
+)
+
+// newRegistry makes the metrics of one server: those of the Go runtime and the
+// process, of its database and its bus. Components add theirs.
+func newRegistry(version string, db *sqldb.DB, b *bus.Local) *prometheus.Registry {
+	reg := prometheus.NewRegistry()
+	info := prometheus.NewGauge(prometheus.GaugeOpts{
+		Name: "weft_build_info", Help: "1; the labels say what runs.",
+		ConstLabels: prometheus.Labels{"version": version, "go": runtime.Version(), "database": string(db.Dialect())},
+	})
+	info.Set(1)
+	reg.MustRegister(collectors.NewGoCollector(), collectors.NewProcessCollector(collectors.ProcessCollectorOpts{}), info)
+	counter := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{Name: name, Help: help}, value))
+	}
+	gauge := func(name, help string, value func() float64) {
+		reg.MustRegister(prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, value))
+	}
+	counter("weft_db_updates_total", "Write functions that ended well.", func() float64 { return float64(db.Stats().Updates) })
+	counter("weft_db_commits_total", "Write transactions committed.", func() float64 { return float64(db.Stats().Commits) })
+	counter("weft_db_retries_total", "Transactions run again after a conflict.", func() float64 { return float64(db.Stats().Retries) })
+	gauge("weft_db_queued", "Write functions waiting.", func() float64 { return float64(db.Stats().Queued) })
+	gauge("weft_db_connections_in_use", "Database connections in use.", func() float64 { return float64(db.Stats().InUse) })
+	counter("weft_bus_published_total", "Messages published on the bus.", func() float64 { return float64(b.Stats().Published) })
+	counter("weft_bus_dropped_total", "Messages a slow subscriber lost; polling makes up for them.", func() float64 { return float64(b.Stats().Dropped) })
+	gauge("weft_bus_queued", "Messages waiting for subscribers.", func() float64 { return float64(b.Stats().Queued) })
+	return reg
+}
