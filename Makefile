@@ -3,6 +3,8 @@
 GO      ?= go
 WEFT    := ./cmd/weft
 FUZZTIME ?= 30s
+# The public certificate authorities that the image gets.
+CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
 .PHONY: help build test race check fuzz bench docs image conformance-image clean
@@ -32,7 +34,7 @@ docs: ## docs/config.md from the configuration's struct
 	$(GO) run $(WEFT) config reference > docs/config.md
 
 image: build ## the container image weft:latest
-	mkdir -p deploy/build && cp weft deploy/build/weft
+	mkdir -p deploy/build && cp weft deploy/build/weft && cp $(CA_BUNDLE) deploy/build/ca-certificates.crt
 	docker build -t weft -f deploy/Dockerfile deploy
 
 conformance-image: build ## the container image weft-conformance:latest for Complement
