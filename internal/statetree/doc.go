@@ -47,5 +47,5 @@
 // a Bloom filter: memory is bounded whatever the number of nodes, and a false
 // positive keeps a dead node a little longer, which is harmless. It is not used
 // to prune the walk, where a false positive would lose live nodes: pruning
-// compares each root with the one before it, and asks a small exact cache.
+// compares each root with one like it that was marked before, and asks a small exact cache.
 package statetree

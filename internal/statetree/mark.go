@@ -14,7 +14,6 @@ type Marker struct {
 	filter []uint64
 	seed   uint64
 	recent map[Hash]struct{}
-	last   Root
 	nodes  int64
 }
 
@@ -33,19 +32,14 @@ func NewMarker(l Loader, size int, seed uint64) *Marker {
 	return &Marker{l: l, filter: make([]uint64, max(1, size/8)), seed: seed, recent: make(map[Hash]struct{})}
 }
 
-// Mark marks every node reachable from root. Roots should come in an order in which
-// neighbours resemble each other, such as the order of the events of a room: what a root
-// shares with the one before it is not visited again.
-func (m *Marker) Mark(ctx context.Context, root Root) error {
-	if root.Empty() || root == m.last {
+// Mark marks every node reachable from root. What it shares with like, a root that was
+// marked before and resembles it, is not visited again; the zero root is like nothing.
+func (m *Marker) Mark(ctx context.Context, root, like Root) error {
+	if root.Empty() || root == like {
 		return nil
 	}
-	s, old := top(root), top(m.last)
-	if err := m.visit(ctx, &s, &old); err != nil {
-		return err
-	}
-	m.last = root
-	return nil
+	s, old := top(root), top(like)
+	return m.visit(ctx, &s, &old)
 }
 
 // Marked reports whether a node was marked. It errs only towards true.

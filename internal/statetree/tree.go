@@ -1,11 +1,14 @@
 package statetree
 
 import (
+	"bytes"
 	"context"
 	"encoding/hex"
 	"errors"
 	"fmt"
+	"maps"
 	"math/bits"
+	"slices"
 
 	"weft/internal/nid"
 )
@@ -198,6 +201,19 @@ func (b *Batch) Bytes() int {
 		total += len(n) + len(Hash{})
 	}
 	return total
+}
+
+// Hashes gives the names of the collected nodes in ascending order, which is the
+// order to store them in: writers that lock rows in one order never lock each
+// other out.
+func (b *Batch) Hashes() []Hash {
+	return slices.SortedFunc(maps.Keys(b.nodes), func(x, y Hash) int { return bytes.Compare(x[:], y[:]) })
+}
+
+// Get gives a collected node.
+func (b *Batch) Get(h Hash) (node []byte, ok bool) {
+	node, ok = b.nodes[h]
+	return node, ok
 }
 
 // All yields the collected nodes in no particular order.

@@ -440,10 +440,12 @@ func TestMarkerKeepsExactlyTheLiving(t *testing.T) {
 		}
 		living := roots[:rapid.IntRange(0, len(roots)).Draw(rt, "living")]
 		m := NewMarker(s, 1<<12, rapid.Uint64().Draw(rt, "seed"))
+		last := Root{}
 		for _, r := range living {
-			if err := m.Mark(ctx, r); err != nil {
+			if err := m.Mark(ctx, r, last); err != nil {
 				rt.Fatal(err)
 			}
+			last = r
 		}
 		left := newStore()
 		for h, raw := range s.nodes {
@@ -484,14 +486,15 @@ func TestMarkerVisitsOnlyDifferences(t *testing.T) {
 	s := newStore()
 	root := s.apply(t, Root{}, members(20_000))
 	m := NewMarker(s, 1<<16, 1)
-	if err := m.Mark(ctx, root); err != nil {
+	if err := m.Mark(ctx, root, Root{}); err != nil {
 		t.Fatal(err)
 	}
 	clear(m.recent) // the pruning by comparison alone
 	before := m.Nodes()
 	for i := range 100 {
+		like := root
 		root = s.apply(t, root, []Change{{Key{nid.TypeMember, nid.StateKey(i*100 + 2)}, nid.Event(5_000_000 + i)}})
-		if err := m.Mark(ctx, root); err != nil {
+		if err := m.Mark(ctx, root, like); err != nil {
 			t.Fatal(err)
 		}
 	}

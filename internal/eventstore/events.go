@@ -1,0 +1,274 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"fmt"
+
+	"weft/internal/nid"
+	"weft/matrix/event"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+const (
+	mutableSQL  = `SELECT event_nid, stream_pos, flags, redacted_by, state_before FROM events WHERE event_nid IN `
+	recordsSQL  = `SELECT event_nid, room_nid, type_nid, state_key_nid, event_id, auth_nids, json FROM events WHERE event_nid IN `
+	nidsSQL     = `SELECT event_id, event_nid FROM events WHERE event_id IN `
+	eventIDsSQL = `SELECT event_nid, event_id FROM events WHERE event_nid IN `
+)
+
+// Events reads events in the order of their numbers. A number that leads nowhere
+// is an error.
+func (r *Reader) Events(ctx context.Context, events []nid.Event) ([]*Event, error) {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	records, err := r.records(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	rows := make(map[nid.Event]*Event, len(records))
+	err = r.chunked(ctx, mutableSQL, nil, keysOf(records), func(row func(...any) error) error {
+		e := &Event{}
+		var pos sql.NullInt64
+		var state []byte
+		if err := row(&e.NID, &pos, &e.Flags, &e.RedactedBy, &state); err != nil {
+			return err
+		}
+		e.StreamPos = pos.Int64
+		if state != nil {
+			e.HasState = true
+			if e.StateBefore, err = decodeRoot(state); err != nil {
+				return fmt.Errorf("state before event %d: %w", e.NID, err)
+			}
+		}
+		rows[e.NID] = e
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Event, len(events))
+	for i, n := range events {
+		e, rec := rows[n], records[n]
+		if e == nil || rec == nil {
+			return nil, missing("event", n)
+		}
+		if e.Event == nil {
+			e.RoomNID, e.TypeNID, e.StateKeyNID, e.AuthNIDs = rec.room, rec.typ, rec.key, rec.auth
+			if e.Event, err = r.shown(rec, e.RedactedBy != 0); err != nil {
+				return nil, err
+			}
+		}
+		out[i] = e
+	}
+	return out, nil
+}
+
+// shown gives the form of an event that is to be shown.
+func (r *Reader) shown(rec *record, redacted bool) (*event.Event, error) {
+	if !redacted {
+		return rec.Event, nil
+	}
+	if e, ok := r.caches.redacted.GetIfPresent(rec.nid); ok {
+		return e, nil
+	}
+	e, err := rec.Redact()
+	if err != nil {
+		return nil, fmt.Errorf("eventstore: redacting %s: %w", rec.ID, err)
+	}
+	if r.fill {
+		r.caches.redacted.Set(rec.nid, e)
+	}
+	return e, nil
+}
+
+// Unredacted reads events as they were before any redaction, in the order of their
+// numbers: for servers' eyes (state resolution, authorization, federation).
+func (r *Reader) Unredacted(ctx context.Context, events []nid.Event) ([]*event.Event, error) {
+	records, err := r.records(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*event.Event, len(events))
+	for i, n := range events {
+		if records[n] == nil {
+			return nil, missing("event", n)
+		}
+		out[i] = records[n].Event
+	}
+	return out, nil
+}
+
+// rawRecord is a record's row before its JSON is parsed.
+type rawRecord struct {
+	record
+	id, auth, json []byte
+}
+
+// records reads what never changes of events. Unknown numbers are missing in the result.
+func (r *Reader) records(ctx context.Context, events []nid.Event) (map[nid.Event]*record, error) {
+	out := make(map[nid.Event]*record, len(events))
+	var rest []any
+	for _, n := range events {
+		if _, ok := out[n]; ok {
+			continue
+		}
+		v, ok := r.caches.records.GetIfPresent(n)
+		out[n] = v
+		if !ok {
+			rest = append(rest, int64(n))
+		}
+	}
+	const size = 500
+	for ; len(rest) > 0; rest = rest[min(size, len(rest)):] {
+		var raws []*rawRecord
+		err := r.each(ctx, recordsSQL, nil, rest[:min(size, len(rest))], func(row func(...any) error) error {
+			w := &rawRecord{}
+			raws = append(raws, w)
+			return row(&w.nid, &w.room, &w.typ, &w.key, &w.id, &w.auth, &w.json)
+		})
+		if err != nil {
+			return nil, err
+		}
+		if err := r.parse(ctx, raws, out); err != nil {
+			return nil, err
+		}
+	}
+	for n, rec := range out {
+		if rec == nil {
+			delete(out, n)
+		}
+	}
+	return out, nil
+}
+
+// parse turns rows into records.
+func (r *Reader) parse(ctx context.Context, raws []*rawRecord, out map[nid.Event]*record) error {
+	rooms := make([]nid.Room, len(raws))
+	for i, w := range raws {
+		rooms[i] = w.room
+	}
+	names, err := r.roomNames(ctx, rooms)
+	if err != nil {
+		return err
+	}
+	for _, w := range raws {
+		rec := w.record
+		eventID, err := DecodeEventID(w.id)
+		if err != nil {
+			return err
+		}
+		if rec.auth, err = nid.DecodeSet(w.auth); err != nil {
+			return fmt.Errorf("eventstore: auth events of %s: %w", eventID, err)
+		}
+		json, err := r.codec.Decode(w.json)
+		if err != nil {
+			return fmt.Errorf("eventstore: %s: %w", eventID, err)
+		}
+		if rec.Event, err = event.ParseStored(json, eventID, names[w.room].rules); err != nil {
+			return fmt.Errorf("eventstore: %s: %w", eventID, err)
+		}
+		out[rec.nid] = &rec
+		if r.fill {
+			r.caches.records.Set(rec.nid, &rec)
+		}
+	}
+	return nil
+}
+
+func keysOf[K ~int64, V any](m map[K]V) []any {
+	out := make([]any, 0, len(m))
+	for k := range m {
+		out = append(out, int64(k))
+	}
+	return out
+}
+
+// Event reads one event by its number.
+func (r *Reader) Event(ctx context.Context, event nid.Event) (*Event, error) {
+	list, err := r.Events(ctx, []nid.Event{event})
+	if err != nil {
+		return nil, err
+	}
+	return list[0], nil
+}
+
+// EventByID reads one event. One that is not here is M_NOT_FOUND.
+func (r *Reader) EventByID(ctx context.Context, event id.Event) (*Event, error) {
+	n, err := r.NID(ctx, event)
+	if err != nil {
+		return nil, err
+	}
+	if n == 0 {
+		return nil, merr.NotFound("the event %s is not known here", event)
+	}
+	return r.Event(ctx, n)
+}
+
+// EventsByID reads events. Those that are not here are missing in the result.
+func (r *Reader) EventsByID(ctx context.Context, events []id.Event) (map[id.Event]*Event, error) {
+	nids, err := r.NIDs(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	list := make([]nid.Event, 0, len(nids))
+	for _, n := range nids {
+		list = append(list, n)
+	}
+	read, err := r.Events(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[id.Event]*Event, len(read))
+	for _, e := range read {
+		out[e.ID] = e
+	}
+	return out, nil
+}
+
+// NID gives the number of an event, 0 when it is not here.
+func (r *Reader) NID(ctx context.Context, event id.Event) (nid.Event, error) {
+	m, err := r.NIDs(ctx, []id.Event{event})
+	return m[event], err
+}
+
+// NIDs gives the numbers of events. Events that are not here are missing in the result.
+func (r *Reader) NIDs(ctx context.Context, events []id.Event) (map[id.Event]nid.Event, error) {
+	return lookup(ctx, r, r.caches.nids, events, func(e id.Event) any { return EncodeEventID(e) }, nidsSQL,
+		func(row func(...any) error) (e id.Event, n nid.Event, err error) {
+			var b []byte
+			if err := row(&b, &n); err != nil {
+				return "", 0, err
+			}
+			e, err = DecodeEventID(b)
+			return e, n, err
+		})
+}
+
+// EventIDs gives the IDs of events in the same order, without reading their JSON.
+// A number that leads nowhere is an error.
+func (r *Reader) EventIDs(ctx context.Context, events []nid.Event) ([]id.Event, error) {
+	m, err := lookup(ctx, r, r.caches.ids, events, func(n nid.Event) any { return int64(n) }, eventIDsSQL,
+		func(row func(...any) error) (n nid.Event, e id.Event, err error) {
+			var b []byte
+			if err := row(&n, &b); err != nil {
+				return 0, "", err
+			}
+			e, err = DecodeEventID(b)
+			return n, e, err
+		})
+	if err != nil {
+		return nil, err
+	}
+	out := make([]id.Event, len(events))
+	for i, n := range events {
+		e, ok := m[n]
+		if !ok {
+			return nil, missing("event", n)
+		}
+		out[i] = e
+	}
+	return out, nil
+}

@@ -1,0 +1,120 @@
+package eventstore
+
+import (
+	"context"
+	"errors"
+
+	"weft/internal/nid"
+	"weft/internal/statetree"
+	"weft/matrix/id"
+)
+
+const (
+	serversSQL = `SELECT server FROM room_servers WHERE room_nid = $1 ORDER BY server`
+	inRoomSQL  = `SELECT server FROM room_servers WHERE room_nid = $1 AND server = $2`
+	sharedSQL  = `SELECT a.room_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
+		WHERE a.user_nid = $1 AND a.membership = 1 AND b.user_nid = $2 AND b.membership = 1 ORDER BY a.room_nid`
+	sharersSQL = `SELECT k.state_key FROM state_keys k WHERE k.state_key_nid IN (
+		SELECT b.user_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
+		WHERE a.user_nid = $1 AND a.membership = 1 AND b.membership = 1)`
+	localSharersSQL = `SELECT k.state_key FROM state_keys k WHERE k.state_key_nid IN (
+		SELECT b.user_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
+		WHERE a.user_nid = $1 AND a.membership = 1 AND b.local = 1 AND b.membership = 1)`
+	sharingServersSQL = `SELECT DISTINCT s.server FROM room_members m JOIN room_servers s ON s.room_nid = m.room_nid
+		WHERE m.user_nid = $1 AND m.membership = 1 ORDER BY s.server`
+	serverRoomsSQL = `SELECT room_nid FROM room_servers WHERE server = $1 ORDER BY room_nid`
+)
+
+// Servers gives the servers with a joined member in a room.
+func (r *Reader) Servers(ctx context.Context, room nid.Room) ([]id.Server, error) {
+	return texts[id.Server](ctx, r, serversSQL, int64(room))
+}
+
+// ServerInRoom tells whether a server has a joined member in a room.
+func (r *Reader) ServerInRoom(ctx context.Context, room nid.Room, server id.Server) (bool, error) {
+	list, err := texts[id.Server](ctx, r, inRoomSQL, int64(room), string(server))
+	return len(list) > 0, err
+}
+
+// RoomsOfServer gives the rooms in which a server has a joined member.
+func (r *Reader) RoomsOfServer(ctx context.Context, server id.Server) ([]nid.Room, error) {
+	return numbers[nid.Room](ctx, r, serverRoomsSQL, string(server))
+}
+
+// SharedRooms gives the rooms in which both users are joined.
+func (r *Reader) SharedRooms(ctx context.Context, a, b id.User) ([]nid.Room, error) {
+	m, err := r.StateKeyNIDs(ctx, []string{string(a), string(b)})
+	if err != nil || m[string(a)] == 0 || m[string(b)] == 0 {
+		return nil, err
+	}
+	return numbers[nid.Room](ctx, r, sharedSQL, int64(m[string(a)]), int64(m[string(b)]))
+}
+
+// UsersSharingRoomsWith calls fn once for every user who is joined to a room that
+// the user is joined to, in no particular order; the user too. statetree.Stop ends it
+// without an error. fn runs while the query is open: it must be quick.
+func (r *Reader) UsersSharingRoomsWith(ctx context.Context, user id.User, fn func(id.User) error) error {
+	return r.sharers(ctx, sharersSQL, user, fn)
+}
+
+// LocalUsersSharingRoomsWith is UsersSharingRoomsWith for this server's users.
+func (r *Reader) LocalUsersSharingRoomsWith(ctx context.Context, user id.User) ([]id.User, error) {
+	var out []id.User
+	err := r.sharers(ctx, localSharersSQL, user, func(u id.User) error {
+		out = append(out, u)
+		return nil
+	})
+	return out, err
+}
+
+func (r *Reader) sharers(ctx context.Context, q string, user id.User, fn func(id.User) error) error {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return err
+	}
+	err = r.rows(ctx, q, []any{int64(n)}, func(row func(...any) error) error {
+		var b []byte
+		if err := row(&b); err != nil {
+			return err
+		}
+		return fn(id.User(b))
+	})
+	if errors.Is(err, statetree.Stop) {
+		return nil
+	}
+	return err
+}
+
+// ServersSharingRoomsWith gives the servers with a joined member in a room that the user
+// is joined to: who must hear of the user's devices.
+func (r *Reader) ServersSharingRoomsWith(ctx context.Context, user id.User) ([]id.Server, error) {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	return texts[id.Server](ctx, r, sharingServersSQL, int64(n))
+}
+
+// texts runs a query for one column of text.
+func texts[T ~string](ctx context.Context, r *Reader, q string, args ...any) ([]T, error) {
+	var out []T
+	err := r.rows(ctx, q, args, func(row func(...any) error) error {
+		var v string
+		err := row(&v)
+		out = append(out, T(v))
+		return err
+	})
+	return out, err
+}
+
+// numbers runs a query for one column of numbers.
+func numbers[T ~int64](ctx context.Context, r *Reader, q string, args ...any) ([]T, error) {
+	var out []T
+	err := r.rows(ctx, q, args, func(row func(...any) error) error {
+		var v int64
+		err := row(&v)
+		out = append(out, T(v))
+		return err
+	})
+	return out, err
+}

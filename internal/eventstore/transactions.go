@@ -1,0 +1,112 @@
+package eventstore
+
+import (
+	"context"
+	"database/sql"
+	"errors"
+	"fmt"
+
+	"weft/internal/nid"
+	"weft/matrix/id"
+)
+
+const (
+	txnIDsSQL = `SELECT event_nid, txn_id FROM client_txns WHERE user_nid = $1 AND device = $2 AND event_nid IN `
+	txnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND device = $2 AND scope = $3 AND txn_id = $4`
+
+	inboundTxnSQL  = `SELECT response FROM inbound_txns WHERE origin = $1 AND txn_id = $2`
+	stagedSQL      = `SELECT seq, room_nid, origin, event_id, received, json FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
+	stagedCountSQL = `SELECT COUNT(*) FROM inbound_events WHERE room_nid = $1`
+	pendingSQL     = `SELECT redaction_nid FROM pending_redactions WHERE target = $1 ORDER BY redaction_nid`
+)
+
+// TxnIDs gives the transaction IDs with which a user's device sent events. Events
+// that it did not send, or whose ID was dropped, are missing in the result.
+//
+// spec: client-server §5.9 (unsigned.transaction_id)
+func (r *Reader) TxnIDs(ctx context.Context, user id.User, device id.Device, events []nid.Event) (map[nid.Event]string, error) {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	out := make(map[nid.Event]string)
+	err = r.chunked(ctx, txnIDsSQL, []any{int64(n), string(device)}, anys(events), func(row func(...any) error) error {
+		var event nid.Event
+		var txn []byte
+		err := row(&event, &txn)
+		out[event] = string(txn)
+		return err
+	})
+	return out, err
+}
+
+// Txn gives the event that a client's transaction made, 0 when there was none.
+func (r *Reader) Txn(ctx context.Context, user id.User, device id.Device, scope, txnID string) (nid.Event, error) {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return 0, err
+	}
+	var event nid.Event
+	err = r.q.QueryRow(ctx, txnSQL, int64(n), string(device), []byte(scope), []byte(txnID)).Scan(&event)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, nil
+	}
+	if err != nil {
+		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
+	}
+	return event, nil
+}
+
+// InboundTxn gives the answer that a server's transaction got before; false when it is new.
+func (r *Reader) InboundTxn(ctx context.Context, origin id.Server, txnID string) ([]byte, bool, error) {
+	var response []byte
+	err := r.q.QueryRow(ctx, inboundTxnSQL, string(origin), []byte(txnID)).Scan(&response)
+	if errors.Is(err, sql.ErrNoRows) {
+		return nil, false, nil
+	}
+	if err != nil {
+		return nil, false, fmt.Errorf("eventstore: inbound transaction: %w", err)
+	}
+	return response, true, nil
+}
+
+// StagedRooms lists the rooms with events that wait to be processed.
+func (r *Reader) StagedRooms(ctx context.Context) ([]nid.Room, error) {
+	return numbers[nid.Room](ctx, r, stagedRoomsSQL)
+}
+
+// StagedCount gives how many events of a room wait.
+func (r *Reader) StagedCount(ctx context.Context, room nid.Room) (int64, error) {
+	var n int64
+	if err := r.q.QueryRow(ctx, stagedCountSQL, int64(room)).Scan(&n); err != nil {
+		return 0, fmt.Errorf("eventstore: staged events: %w", err)
+	}
+	return n, nil
+}
+
+// StagedEvents lists events of a room that wait, in the order of their arrival, beginning
+// after a sequence number.
+func (r *Reader) StagedEvents(ctx context.Context, room nid.Room, after int64, limit int) ([]Staged, error) {
+	var out []Staged
+	err := r.rows(ctx, stagedSQL, []any{int64(room), after, limit}, func(row func(...any) error) error {
+		var s Staged
+		var eventID, stored []byte
+		if err := row(&s.Seq, &s.Room, &s.Origin, &eventID, &s.Received, &stored); err != nil {
+			return err
+		}
+		var err error
+		if s.EventID, err = DecodeEventID(eventID); err != nil {
+			return err
+		}
+		s.JSON, err = r.codec.Decode(stored)
+		out = append(out, s)
+		return err
+	})
+	return out, err
+}
+
+// PendingRedactions gives the redactions that came before their target.
+func (r *Reader) PendingRedactions(ctx context.Context, target id.Event) ([]nid.Event, error) {
+	return numbers[nid.Event](ctx, r, pendingSQL, EncodeEventID(target))
+}

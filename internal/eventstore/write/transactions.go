@@ -1,0 +1,110 @@
+package write
+
+import (
+	"context"
+	"fmt"
+
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+	"weft/matrix/id"
+)
+
+// Txn is a client's transaction and the event that it made.
+type Txn struct {
+	User    nid.StateKey
+	Device  id.Device
+	Scope   string
+	ID      string
+	Event   nid.Event
+	Created int64 // milliseconds
+}
+
+const (
+	insertTxnSQL = `INSERT INTO client_txns (user_nid, device, scope, txn_id, event_nid, created) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT DO NOTHING`
+	findTxnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND device = $2 AND scope = $3 AND txn_id = $4`
+	deleteTxnsSQL = `DELETE FROM client_txns WHERE created < $1`
+)
+
+// PutTxn stores a client's transaction. When it was stored before, the event it made
+// then is returned, and the caller must not make another: roll back.
+func (w *Writer) PutTxn(ctx context.Context, tx *sqldb.Tx, t Txn) (existing nid.Event, err error) {
+	key := []any{int64(t.User), string(t.Device), []byte(t.Scope), []byte(t.ID)}
+	res, err := tx.Exec(ctx, insertTxnSQL, append(key, int64(t.Event), t.Created)...)
+	if err != nil {
+		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n > 0 {
+		return 0, err
+	}
+	if err := tx.QueryRow(ctx, findTxnSQL, key[:4]...).Scan(&existing); err != nil {
+		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
+	}
+	return existing, nil
+}
+
+// DeleteTxns drops client transactions made before a time in milliseconds.
+func (w *Writer) DeleteTxns(ctx context.Context, tx *sqldb.Tx, before int64) error {
+	if _, err := tx.Exec(ctx, deleteTxnsSQL, before); err != nil {
+		return fmt.Errorf("eventstore: client transactions: %w", err)
+	}
+	return nil
+}
+
+const (
+	stageSQL  = `INSERT INTO inbound_events (seq, room_nid, received, origin, event_id, json) VALUES `
+	stageTail = ` ON CONFLICT (event_id) DO NOTHING`
+
+	unstageSQL          = `DELETE FROM inbound_events WHERE seq IN `
+	putInboundTxnSQL    = `INSERT INTO inbound_txns (origin, txn_id, received, response) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`
+	deleteInboundTxnSQL = `DELETE FROM inbound_txns WHERE received < $1`
+)
+
+// Stage stores events of another server to be processed later. Their Seq is given
+// here. An event that waits already is not stored again.
+func (w *Writer) Stage(ctx context.Context, tx *sqldb.Tx, events []eventstore.Staged) error {
+	if len(events) == 0 {
+		return nil
+	}
+	first, err := reserve(ctx, tx, "inbound", int64(len(events)))
+	if err != nil {
+		return err
+	}
+	rows := make([][]any, len(events))
+	for i, e := range events {
+		rows[i] = []any{first + int64(i), int64(e.Room), e.Received, string(e.Origin), eventstore.EncodeEventID(e.EventID), w.codec.Encode(e.JSON)}
+	}
+	if err := insert(ctx, tx, stageSQL, rows, stageTail); err != nil {
+		return fmt.Errorf("eventstore: staging %d events: %w", len(events), err)
+	}
+	return nil
+}
+
+// Unstage drops staged events that are processed.
+func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, seqs []int64) error {
+	list := make([]any, len(seqs))
+	for i, s := range seqs {
+		list[i] = s
+	}
+	if err := execIn(ctx, tx, unstageSQL, nil, list); err != nil {
+		return fmt.Errorf("eventstore: staged events: %w", err)
+	}
+	return nil
+}
+
+// PutInboundTxn stores the answer to another server's transaction, unless there is one.
+func (w *Writer) PutInboundTxn(ctx context.Context, tx *sqldb.Tx, origin id.Server, txnID string, received int64, response []byte) error {
+	if _, err := tx.Exec(ctx, putInboundTxnSQL, string(origin), []byte(txnID), received, response); err != nil {
+		return fmt.Errorf("eventstore: inbound transaction: %w", err)
+	}
+	return nil
+}
+
+// DeleteInboundTxns drops answers given before a time in milliseconds.
+func (w *Writer) DeleteInboundTxns(ctx context.Context, tx *sqldb.Tx, before int64) error {
+	if _, err := tx.Exec(ctx, deleteInboundTxnSQL, before); err != nil {
+		return fmt.Errorf("eventstore: inbound transactions: %w", err)
+	}
+	return nil
+}
