@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/lib/pq"
+	"github.com/lib/pq/pqerror"
 )
 
 func TestMigrationText(t *testing.T) {
@@ -36,7 +37,7 @@ func TestMigrationText(t *testing.T) {
 
 func TestErrorClasses(t *testing.T) {
 	code := func(c, message string) error {
-		return fmt.Errorf("wrapped: %w", &pq.Error{Code: pq.ErrorCode(c), Message: message})
+		return fmt.Errorf("wrapped: %w", &pq.Error{Code: pqerror.Code(c), Message: message})
 	}
 	for _, c := range []struct {
 		err                     error

@@ -33,6 +33,9 @@
 //	TEXT     string; no NUL byte in it (Postgres refuses it); compared byte by byte on both
 //	BYTEA    []byte; an empty one may come back as nil
 //
+// A placeholder that meets no column ($1 || 'x', SELECT $1) needs CAST($1 AS TEXT) or AS BIGINT, for Postgres to know
+// its type. The larger of two values is CASE WHEN, not max or greatest: no function of that kind is in both.
+//
 // A string goes into TEXT and a []byte into BYTEA, never crossed: SQLite keeps what it is given and 'a' is not x'61'.
 // An integer of SQLite is not checked against the column. Use no foreign keys (SQLite does not check them
 // here), no boolean, time or JSON types.

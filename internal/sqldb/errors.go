@@ -47,6 +47,7 @@ const (
 	pgCrashShutdown        = "57P02"
 	pgCannotConnectNow     = "57P03"
 	pgDuplicateTable       = "42P07"
+	pgDuplicateObject      = "42710"
 	pgConnectionClass      = "08"
 )
 

@@ -10,12 +10,11 @@ import (
 )
 
 const (
-	queueLen       = 1024                  // functions that may wait; the next one blocks its caller
-	batchLen       = 256                   // functions in one transaction
-	batchTime      = 25 * time.Millisecond // after this no further function joins a transaction
-	slowBatch      = 2 * time.Second       // reported as a warning
-	batchAttempts  = 4                     // of the whole batch; then each function on its own
-	savepointError = "savepoint of a group"
+	queueLen      = 1024                  // functions that may wait; the next one blocks its caller
+	batchLen      = 256                   // functions in one transaction
+	batchTime     = 25 * time.Millisecond // after this no further function joins a transaction
+	slowBatch     = 2 * time.Second       // reported as a warning
+	batchAttempts = 4                     // of the whole batch; then each function on its own
 )
 
 // Group is a queue of write functions that share transactions: while one commit is under way, the functions
@@ -235,13 +234,18 @@ func (b *batch) runJob(j *job) error {
 	}
 	tx := b.s.newTx(b.g.db)
 	tx.savepoint = b.savepoints && b.wrote
+	if tx.savepoint && b.g.db.dialect == Postgres { // where a failed query spoils the transaction too
+		if err := tx.setSavepoint(context.Background()); err != nil {
+			return err
+		}
+	}
 	err := tx.run(j.fn)
 	if open, closeErr := b.s.leftOpen(); open {
 		err = errors.Join(err, errLeftOpen, closeErr)
 	}
 	if err == nil {
 		j.hooks = tx
-		if tx.savepoint && tx.wrote {
+		if tx.inSavepoint {
 			if err := b.exec("RELEASE SAVEPOINT " + savepointName); err != nil {
 				return err
 			}
@@ -259,20 +263,20 @@ func (b *batch) runJob(j *job) error {
 // undo takes back what a failed function did, and only that.
 func (b *batch) undo(tx *Tx) error {
 	switch {
-	case !tx.wrote && tx.failed == nil:
-		return nil
-	case tx.savepoint && tx.wrote:
+	case tx.inSavepoint:
 		if err := b.exec("ROLLBACK TO SAVEPOINT " + savepointName); err != nil {
 			return err
 		}
 		return b.exec("RELEASE SAVEPOINT " + savepointName)
+	case !tx.wrote && tx.failed == nil:
+		return nil
 	case !b.wrote: // nobody else's work is in the transaction
 		b.s.end()
 		return b.begin()
 	case b.g.db.dialect == SQLite && !tx.wrote && !endsTransaction(tx.failed): // a failed query spoils nothing there
 		return nil
-	case b.savepoints: // a failed query spoiled the transaction before the savepoint was set
-		return fmt.Errorf("%s: %w", savepointError, tx.failed)
+	case b.savepoints: // SQLite ended the transaction
+		return fmt.Errorf("transaction of a group: %w", tx.failed)
 	default:
 		b.savepoints = true
 		return errRerun
@@ -281,7 +285,7 @@ func (b *batch) undo(tx *Tx) error {
 
 func (b *batch) exec(query string) error {
 	if _, err := b.s.tx.ExecContext(context.Background(), query); err != nil {
-		return fmt.Errorf("%s: %w", savepointError, err)
+		return fmt.Errorf("savepoint: %w", err)
 	}
 	return nil
 }

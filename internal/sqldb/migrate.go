@@ -80,7 +80,8 @@ func (db *DB) lockMigrations(ctx context.Context) (unlock func(), err error) {
 	for attempt := 1; ; attempt++ {
 		// Postgres does not guard CREATE … IF NOT EXISTS against itself: one of two that meet can fail.
 		_, err = db.Exec(ctx, createLockSQL)
-		if err == nil || attempt == maxAttempts || !IsUniqueViolation(err) && pgCode(err) != pgDuplicateTable {
+		met := IsUniqueViolation(err) || pgCode(err) == pgDuplicateTable || pgCode(err) == pgDuplicateObject
+		if err == nil || attempt == maxAttempts || !met {
 			break
 		}
 		if err := db.backoff(ctx, attempt, err); err != nil {

@@ -159,7 +159,7 @@ func TestIdleConnectionsThatDied(t *testing.T) {
 	kill := func() {
 		t.Helper()
 		if err := other.QueryRow(ctx, `SELECT count(pg_terminate_backend(pid)) FROM pg_stat_activity
-			WHERE datname = current_database() AND pid <> pg_backend_pid()`).Scan(new(int)); err != nil {
+			WHERE application_name = 'weft' AND pid <> pg_backend_pid()`).Scan(new(int)); err != nil {
 			t.Fatal(err)
 		}
 	}
@@ -173,6 +173,14 @@ func TestIdleConnectionsThatDied(t *testing.T) {
 	kill()
 	if n := count(t, db, "1=1"); n != 1 {
 		t.Errorf("%d rows, want 1", n)
+	}
+	kill()
+	if err := db.View(ctx, func(tx *sqldb.Tx) error { return tx.QueryRow(ctx, `SELECT 1`).Scan(new(int)) }); err != nil {
+		t.Errorf("View: %v", err)
+	}
+	// All connections of the pool, idle.
+	if err := errors.Join(nested(ctx, db, 15)...); err != nil {
+		t.Fatal(err)
 	}
 	kill()
 	if err := db.View(ctx, func(tx *sqldb.Tx) error { return tx.QueryRow(ctx, `SELECT 1`).Scan(new(int)) }); err != nil {
@@ -196,6 +204,18 @@ func TestIdleConnectionsThatDied(t *testing.T) {
 	if !errors.Is(err, sqldb.ErrConnectionLost) {
 		t.Errorf("View: %v", err)
 	}
+}
+
+// nested opens that many connections at once.
+func nested(ctx context.Context, db *sqldb.DB, n int) (errs []error) {
+	if n == 0 {
+		return nil
+	}
+	err := db.View(ctx, func(tx *sqldb.Tx) error {
+		errs = nested(ctx, db, n-1)
+		return tx.QueryRow(ctx, `SELECT 1`).Scan(new(int))
+	})
+	return append(errs, err)
 }
 
 // proxy stands between client and server, and cuts a connection when the client sends certain bytes.

@@ -12,13 +12,14 @@ import (
 // Tx is a transaction, as one function sees it. It serves one goroutine, and only until the function
 // that received it returns. A result (rows) must be closed before the next statement.
 type Tx struct {
-	db        *DB
-	s         *session
-	savepoint bool  // set a savepoint before the first write, because others share the transaction
-	wrote     bool  // some statement may have written
-	failed    error // the first statement that failed
-	hooks     []func()
-	over      bool
+	db          *DB
+	s           *session
+	savepoint   bool // set a savepoint before the first write, because others share the transaction
+	inSavepoint bool
+	wrote       bool  // some statement may have written
+	failed      error // the first statement that failed
+	hooks       []func()
+	over        bool
 }
 
 const savepointName = "fn"
@@ -79,14 +80,22 @@ func (tx *Tx) prepare(ctx context.Context, query string, writes bool) (context.C
 		ctx = context.Background()
 	}
 	if writes && !tx.wrote {
-		if tx.savepoint {
-			if _, err := tx.s.tx.ExecContext(ctx, "SAVEPOINT "+savepointName); err != nil {
-				return nil, tx.note(fmt.Errorf("savepoint: %w", err))
+		if tx.savepoint && !tx.inSavepoint {
+			if err := tx.setSavepoint(ctx); err != nil {
+				return nil, tx.note(err)
 			}
 		}
 		tx.wrote = true
 	}
 	return ctx, nil
+}
+
+func (tx *Tx) setSavepoint(ctx context.Context) error {
+	if _, err := tx.s.tx.ExecContext(ctx, "SAVEPOINT "+savepointName); err != nil {
+		return fmt.Errorf("savepoint: %w", err)
+	}
+	tx.inSavepoint = true
+	return nil
 }
 
 func (tx *Tx) note(err error) error {
@@ -152,7 +161,7 @@ func (db *DB) begin(ctx context.Context, readOnly bool) (*session, error) {
 		pool, opts = db.read, &sql.TxOptions{Isolation: sql.LevelRepeatableRead, ReadOnly: true}
 	}
 	var lastErr error
-	for range 3 {
+	for range db.opts.MaxConns + 1 {
 		conn, err := pool.Conn(ctx)
 		if err != nil {
 			return nil, fmt.Errorf("connection to the database: %w", err)
@@ -165,7 +174,7 @@ func (db *DB) begin(ctx context.Context, readOnly bool) (*session, error) {
 		if !isConnectionLost(err) {
 			break
 		}
-		// An idle connection that the server closed meanwhile: the next one may be good.
+		// An idle connection that the server closed meanwhile. After a restart of the server they all are.
 	}
 	return nil, lastErr
 }

@@ -23,20 +23,22 @@ import (
 
 // PostgresURL makes an empty database and returns its URL, which other processes of this machine can use too. It is
 // removed at the end of the test. Without PostgreSQL the test is skipped.
+//
+// It is a schema that the URL selects, because CREATE DATABASE copies 7 MB and takes 0.3 s, CREATE SCHEMA a millisecond.
 func PostgresURL(t testing.TB) string {
 	t.Helper()
 	c := server(t)
 	name := fmt.Sprintf("weft_%d", c.count.Add(1))
-	if _, err := c.admin.ExecContext(t.Context(), "CREATE DATABASE "+name); err != nil {
+	if _, err := c.admin.ExecContext(t.Context(), "CREATE SCHEMA "+name); err != nil {
 		t.Fatalf("new Postgres database: %v", err)
 	}
 	t.Cleanup(func() {
-		// FORCE: a server process that a test killed may still count as connected.
-		if _, err := c.admin.ExecContext(context.Background(), "DROP DATABASE "+name+" WITH (FORCE)"); err != nil {
-			t.Errorf("drop Postgres database: %v", err)
+		// A transaction of a server that the test killed may still hold locks; the cluster goes away in the end.
+		if _, err := c.admin.ExecContext(context.Background(), "DROP SCHEMA "+name+" CASCADE"); err != nil {
+			t.Logf("Postgres database %s stays until the end of the tests: %v", name, err)
 		}
 	})
-	return c.url(name)
+	return c.url(url.Values{"search_path": {name}})
 }
 
 // shared is the one cluster of a test binary: making one takes a second, too long for each test.
@@ -66,9 +68,10 @@ type cluster struct {
 	hold  io.WriteCloser // the cluster lives as long as this pipe is open
 }
 
-func (c *cluster) url(database string) string {
-	u := url.URL{Scheme: "postgres", User: url.User("weft"), Path: "/" + database}
-	u.RawQuery = url.Values{"host": {c.dir}, "sslmode": {"disable"}}.Encode()
+func (c *cluster) url(params url.Values) string {
+	params.Set("host", c.dir)
+	params.Set("sslmode", "disable")
+	u := url.URL{Scheme: "postgres", User: url.User("weft"), Path: "/postgres", RawQuery: params.Encode()}
 	return u.String()
 }
 
@@ -154,7 +157,7 @@ func start() (c *cluster, skip, err error) {
 	go func() { ended <- cmd.Wait() }()
 
 	c = &cluster{dir: dir, hold: hold}
-	if c.admin, err = sql.Open("postgres", c.url("postgres")); err != nil {
+	if c.admin, err = sql.Open("postgres", c.url(url.Values{"lock_timeout": {"5s"}, "application_name": {"sqldbtest"}})); err != nil {
 		return nil, nil, errors.Join(err, hold.Close())
 	}
 	c.admin.SetMaxOpenConns(2)
