@@ -6,8 +6,10 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	fedapi "weft/federationapi/api"
+	"weft/internal/fedclient"
 	"weft/internal/sqldb"
 	"weft/matrix/id"
 	"weft/matrix/merr"
@@ -88,10 +90,11 @@ func (s *Server) announceSigningKeys(ctx context.Context, user id.User) error {
 }
 
 func (s *Server) announce(ctx context.Context, user id.User, typ string, content any) error {
-	servers, err := s.Rooms.ServersSharing(ctx, user)
+	servers, err := s.Rooms.ServersSharingRoomsWith(ctx, user)
 	if err != nil {
 		return err
 	}
+	servers = slices.DeleteFunc(slices.Clone(servers), func(o id.Server) bool { return o == s.ServerName })
 	if len(servers) == 0 {
 		return nil
 	}
@@ -102,29 +105,12 @@ func (s *Server) announce(ctx context.Context, user id.User, typ string, content
 	return s.Outbound.SendEDU(ctx, fedapi.EDU{Type: typ, Content: raw, Destinations: servers, Durable: true})
 }
 
-// userDevices is the response of GET /user/devices/{userId}.
-//
-// spec: server-server §13
-type userDevices struct {
-	UserID      id.User         `json:"user_id"`
-	StreamID    int64           `json:"stream_id"`
-	Devices     []userDevice    `json:"devices"`
-	Master      json.RawMessage `json:"master_key,omitempty"`
-	SelfSigning json.RawMessage `json:"self_signing_key,omitempty"`
-}
-
-type userDevice struct {
-	DeviceID    id.Device       `json:"device_id"`
-	DisplayName string          `json:"device_display_name,omitempty"`
-	Keys        json.RawMessage `json:"keys"`
-}
-
 // GetUserDevices implements api.Keys.
 func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMessage, error) {
 	if !s.local(user) {
 		return nil, merr.NotFound("%s is not a user of this server", user)
 	}
-	out := userDevices{UserID: user, Devices: []userDevice{}}
+	out := fedclient.UserDevices{UserID: user, Devices: []fedclient.UserDevice{}}
 	// The position is read first: a change in between is then announced again
 	// rather than lost.
 	err := s.DB.QueryRow(ctx, selectAnnouncedSQL, string(user)).Scan(&out.StreamID)
@@ -141,10 +127,10 @@ func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMess
 	}
 	for _, d := range devs {
 		if keys, ok := own.DeviceKeys[user][d.id]; ok {
-			out.Devices = append(out.Devices, userDevice{DeviceID: d.id, DisplayName: d.name, Keys: keys})
+			out.Devices = append(out.Devices, fedclient.UserDevice{DeviceID: d.id, DisplayName: d.name, Keys: keys})
 		}
 	}
-	out.Master, out.SelfSigning = own.MasterKeys[user], own.SelfSigningKeys[user]
+	out.MasterKey, out.SelfSigningKey = own.MasterKeys[user], own.SelfSigningKeys[user]
 	return json.Marshal(out)
 }
 
@@ -152,11 +138,11 @@ func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMess
 // one. fresh is false where no local user shares a room with the user: nobody
 // would send us updates then.
 func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err error) {
-	shares, err := s.Rooms.SharesRoomWithLocal(ctx, user)
+	sharing, err := s.Rooms.LocalUsersSharingRoomsWith(ctx, user)
 	if err != nil {
 		return false, err
 	}
-	if !shares {
+	if len(sharing) == 0 {
 		_, err := s.DB.Exec(ctx, deleteRemoteListSQL, string(user))
 		return false, err
 	}
@@ -168,19 +154,15 @@ func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, fmt.Errorf("keyserver: reading remote device list: %w", err)
 	}
-	raw, err := s.Federation.GetUserDevices(ctx, user.Server(), user)
+	list, err := s.Federation.GetUserDevices(ctx, user)
 	if err != nil {
 		return false, err
-	}
-	var list userDevices
-	if err := json.Unmarshal(raw, &list); err != nil {
-		return false, merr.ConnectionFailed("%s answered with no device list: %v", user.Server(), err)
 	}
 	return true, s.storeRemoteList(ctx, user, list)
 }
 
 // storeRemoteList replaces what is known of a remote user.
-func (s *Server) storeRemoteList(ctx context.Context, user id.User, list userDevices) error {
+func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedclient.UserDevices) error {
 	return s.DB.Update(ctx, func(tx *sqldb.Tx) error {
 		for _, q := range []string{deleteDevicesSQL, deleteCrossAllSQL} {
 			if _, err := tx.Exec(ctx, q, string(user)); err != nil {
@@ -195,7 +177,7 @@ func (s *Server) storeRemoteList(ctx context.Context, user id.User, list userDev
 				return fmt.Errorf("keyserver: storing remote device: %w", err)
 			}
 		}
-		if err := storeRemoteCross(ctx, tx, user, list.Master, list.SelfSigning); err != nil {
+		if err := storeRemoteCross(ctx, tx, user, list.MasterKey, list.SelfSigningKey); err != nil {
 			return err
 		}
 		if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(user), list.StreamID, 0); err != nil {

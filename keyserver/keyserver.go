@@ -12,6 +12,7 @@ import (
 
 	fedapi "weft/federationapi/api"
 	"weft/internal/bus"
+	"weft/internal/fedclient"
 	"weft/internal/sqldb"
 	"weft/keyserver/api"
 	"weft/matrix/id"
@@ -33,21 +34,20 @@ const (
 	seenRetention      = 7 * 24 * time.Hour
 )
 
-// Rooms tells who shares rooms with whom; the event store answers it.
+// Rooms tells who shares rooms with whom. *eventstore.Reader implements it.
 type Rooms interface {
-	// ServersSharing lists the other servers that have a member in a room that
-	// user is joined to.
-	ServersSharing(ctx context.Context, user id.User) ([]id.Server, error)
-	// SharesRoomWithLocal tells whether any local user shares a room with user.
-	SharesRoomWithLocal(ctx context.Context, user id.User) (bool, error)
+	// ServersSharingRoomsWith lists the servers that have a member in a room
+	// that user is joined to, this server among them.
+	ServersSharingRoomsWith(ctx context.Context, user id.User) ([]id.Server, error)
+	// LocalUsersSharingRoomsWith lists the local users who share a room with user.
+	LocalUsersSharingRoomsWith(ctx context.Context, user id.User) ([]id.User, error)
 }
 
-// Federation asks other servers for keys. The bodies are those of the
-// server–server API.
+// Federation asks other servers for keys. *fedclient.Client implements it.
 type Federation interface {
-	QueryKeys(ctx context.Context, server id.Server, body json.RawMessage) (json.RawMessage, error)
-	ClaimKeys(ctx context.Context, server id.Server, body json.RawMessage) (json.RawMessage, error)
-	GetUserDevices(ctx context.Context, server id.Server, user id.User) (json.RawMessage, error)
+	QueryKeys(ctx context.Context, server id.Server, want map[id.User][]id.Device) (*fedclient.DeviceKeys, error)
+	ClaimKeys(ctx context.Context, server id.Server, want map[id.User]map[id.Device]string) (map[id.User]map[id.Device]json.RawMessage, error)
+	GetUserDevices(ctx context.Context, user id.User) (*fedclient.UserDevices, error)
 }
 
 // Config is what a key server needs.

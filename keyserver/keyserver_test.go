@@ -17,6 +17,7 @@ import (
 
 	fedapi "weft/federationapi/api"
 	"weft/internal/bus"
+	"weft/internal/fedclient"
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/internal/stream"
@@ -43,15 +44,18 @@ type world struct {
 	asked  int
 }
 
-func (w *world) ServersSharing(_ context.Context, user id.User) ([]id.Server, error) {
+func (w *world) ServersSharingRoomsWith(_ context.Context, user id.User) ([]id.Server, error) {
 	if w.shared[user] {
-		return []id.Server{"there"}, nil
+		return []id.Server{"here", "there"}, nil
 	}
-	return nil, nil
+	return []id.Server{"here"}, nil
 }
 
-func (w *world) SharesRoomWithLocal(_ context.Context, user id.User) (bool, error) {
-	return w.shared[user], nil
+func (w *world) LocalUsersSharingRoomsWith(_ context.Context, user id.User) ([]id.User, error) {
+	if w.shared[user] {
+		return []id.User{alice}, nil
+	}
+	return nil, nil
 }
 
 func (w *world) SendEDU(_ context.Context, edu fedapi.EDU) error {
@@ -73,45 +77,43 @@ func (w *world) ask() error {
 	return nil
 }
 
-func (w *world) QueryKeys(ctx context.Context, _ id.Server, body json.RawMessage) (json.RawMessage, error) {
+func (w *world) QueryKeys(ctx context.Context, _ id.Server, want map[id.User][]id.Device) (*fedclient.DeviceKeys, error) {
 	if err := w.ask(); err != nil {
 		return nil, err
 	}
-	var req struct {
-		Devices map[id.User][]id.Device `json:"device_keys"`
-	}
-	if err := json.Unmarshal(body, &req); err != nil {
-		return nil, err
-	}
-	got, err := w.remote.QueryKeys(ctx, api.QueryKeys{Origin: "here", Devices: req.Devices})
+	got, err := w.remote.QueryKeys(ctx, api.QueryKeys{Origin: "here", Devices: want})
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(got)
+	return &fedclient.DeviceKeys{DeviceKeys: got.DeviceKeys, MasterKeys: got.MasterKeys, SelfSigningKeys: got.SelfSigningKeys}, nil
 }
 
-func (w *world) ClaimKeys(ctx context.Context, _ id.Server, body json.RawMessage) (json.RawMessage, error) {
+func (w *world) ClaimKeys(ctx context.Context, _ id.Server, want map[id.User]map[id.Device]string) (map[id.User]map[id.Device]json.RawMessage, error) {
 	if err := w.ask(); err != nil {
 		return nil, err
 	}
-	var req struct {
-		Keys map[id.User]map[id.Device]string `json:"one_time_keys"`
-	}
-	if err := json.Unmarshal(body, &req); err != nil {
-		return nil, err
-	}
-	got, err := w.remote.ClaimKeys(ctx, api.ClaimKeys{Origin: "here", Keys: req.Keys})
+	got, err := w.remote.ClaimKeys(ctx, api.ClaimKeys{Origin: "here", Keys: want})
 	if err != nil {
 		return nil, err
 	}
-	return json.Marshal(got)
+	raw, err := json.Marshal(got.OneTimeKeys)
+	if err != nil {
+		return nil, err
+	}
+	var out map[id.User]map[id.Device]json.RawMessage
+	return out, json.Unmarshal(raw, &out)
 }
 
-func (w *world) GetUserDevices(ctx context.Context, _ id.Server, user id.User) (json.RawMessage, error) {
+func (w *world) GetUserDevices(ctx context.Context, user id.User) (*fedclient.UserDevices, error) {
 	if err := w.ask(); err != nil {
 		return nil, err
 	}
-	return w.remote.GetUserDevices(ctx, user)
+	raw, err := w.remote.GetUserDevices(ctx, user)
+	if err != nil {
+		return nil, err
+	}
+	var out fedclient.UserDevices
+	return &out, json.Unmarshal(raw, &out)
 }
 
 func newServer(t *testing.T, db *sqldb.DB, name id.Server, w *world) *Server {
@@ -467,9 +469,16 @@ func TestRemoteListsAreCachedWhileRoomsAreShared(t *testing.T) {
 		if w.asked != 3 {
 			t.Errorf("asked %d times, want once more", w.asked)
 		}
+		upload(t, w.remote, carol, "C1", map[string]json.RawMessage{"signed_curve25519:K": json.RawMessage(`{"key":"k"}`)})
+		claimed, err := s.ClaimKeys(ctx, api.ClaimKeys{Keys: map[id.User]map[id.Device]string{carol: {"C1": "signed_curve25519", "C9": "signed_curve25519"}}})
+		must(t, err)
+		if len(claimed.OneTimeKeys[carol]) != 1 || string(claimed.OneTimeKeys[carol]["C1"]["signed_curve25519:K"]) != `{"key":"k"}` {
+			t.Errorf("claimed %s", claimed.OneTimeKeys)
+		}
+		w.asked--
 		// An update that continues the sequence is applied; one after a gap
 		// makes the list stale.
-		var list userDevices
+		var list fedclient.UserDevices
 		raw, err := w.remote.GetUserDevices(ctx, carol)
 		must(t, err)
 		must(t, json.Unmarshal(raw, &list))

@@ -3,7 +3,6 @@ package keyserver
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"maps"
 	"sync"
 	"time"
@@ -179,27 +178,14 @@ func (s *Server) queryServer(ctx context.Context, viewer id.User, server id.Serv
 	return out, failed
 }
 
-// askKeys asks another server and keeps of its answer only what it may say:
-// keys of the users that were asked for.
+// askKeys asks another server; fedclient keeps of the answer only what that
+// server may say.
 func (s *Server) askKeys(ctx context.Context, server id.Server, users map[id.User][]id.Device) (api.QueriedKeys, error) {
-	for user, devices := range users {
-		if devices == nil {
-			users[user] = []id.Device{}
-		}
-	}
-	body, err := json.Marshal(map[string]any{"device_keys": users})
-	if err != nil {
-		return api.QueriedKeys{}, fmt.Errorf("keyserver: query: %w", err)
-	}
-	raw, err := s.Federation.QueryKeys(ctx, server, body)
-	if err != nil {
-		return api.QueriedKeys{}, err
-	}
-	var got api.QueriedKeys
-	if err := json.Unmarshal(raw, &got); err != nil {
-		return api.QueriedKeys{}, merr.ConnectionFailed("%s answered a key query with something else: %v", server, err)
-	}
 	out := newQueried()
+	got, err := s.Federation.QueryKeys(ctx, server, users)
+	if err != nil {
+		return out, err
+	}
 	for user := range users {
 		if keys, ok := got.DeviceKeys[user]; ok {
 			out.DeviceKeys[user] = keys
@@ -274,23 +260,23 @@ func (s *Server) claimDevices(ctx context.Context, user id.User, devices map[id.
 	return nil
 }
 
-func (s *Server) claimServer(ctx context.Context, server id.Server, keys map[id.User]map[id.Device]string) (map[id.User]map[id.Device]map[string]json.RawMessage, error) {
-	body, err := json.Marshal(map[string]any{"one_time_keys": keys})
-	if err != nil {
-		return nil, fmt.Errorf("keyserver: claim: %w", err)
-	}
-	raw, err := s.Federation.ClaimKeys(ctx, server, body)
+// claimServer claims keys of one other server's users.
+func (s *Server) claimServer(ctx context.Context, server id.Server, want map[id.User]map[id.Device]string) (map[id.User]map[id.Device]map[string]json.RawMessage, error) {
+	got, err := s.Federation.ClaimKeys(ctx, server, want)
 	if err != nil {
 		return nil, err
 	}
-	var got api.ClaimedKeys
-	if err := json.Unmarshal(raw, &got); err != nil {
-		return nil, merr.ConnectionFailed("%s answered a key claim with something else: %v", server, err)
-	}
 	out := map[id.User]map[id.Device]map[string]json.RawMessage{}
-	for user := range keys {
-		if k, ok := got.OneTimeKeys[user]; ok {
-			out[user] = k
+	for user, devices := range want {
+		for dev := range devices {
+			var keys map[string]json.RawMessage
+			if raw, ok := got[user][dev]; !ok || json.Unmarshal(raw, &keys) != nil {
+				continue // nothing usable was given for this device
+			}
+			if out[user] == nil {
+				out[user] = map[id.Device]map[string]json.RawMessage{}
+			}
+			out[user][dev] = keys
 		}
 	}
 	return out, nil

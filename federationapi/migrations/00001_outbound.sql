@@ -1,0 +1,25 @@
+-- +goose Up
+
+-- How far the event stream was handed to destinations that keep up: they have
+-- all events at or below pos.
+CREATE TABLE fed_cursor (
+    id  BIGINT PRIMARY KEY, -- 1
+    pos BIGINT NOT NULL
+);
+
+-- Destinations that do not keep up: they have all events at or below pos, and
+-- are tried again at retry_ts.
+CREATE TABLE fed_destinations (
+    server   TEXT   PRIMARY KEY,
+    pos      BIGINT NOT NULL,
+    failures BIGINT NOT NULL,
+    retry_ts BIGINT NOT NULL
+);
+
+-- EDUs that must arrive.
+CREATE TABLE fed_edus (
+    seq    BIGSERIAL PRIMARY KEY,
+    server TEXT  NOT NULL,
+    edu    BYTEA NOT NULL
+);
+CREATE INDEX fed_edus_server ON fed_edus (server, seq);
