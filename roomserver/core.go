@@ -1,0 +1,179 @@
+package roomserver
+
+import (
+	"context"
+	"crypto/ed25519"
+	"fmt"
+	"runtime"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/bus"
+	"weft/internal/eventstore"
+	"weft/internal/eventstore/write"
+	"weft/internal/sqldb"
+	"weft/internal/stream"
+	"weft/matrix/event"
+	"weft/matrix/id"
+)
+
+// Keys verifies events. *keyring.Keyring implements it.
+type Keys interface {
+	// FetchFor gets the keys that the signatures of events need. The function
+	// is usable whatever the error.
+	FetchFor(ctx context.Context, events []*event.Event) (event.KeyFunc, error)
+}
+
+// Key is the key that signs events of this server.
+type Key struct {
+	ID      id.KeyID
+	Private ed25519.PrivateKey
+}
+
+// Limits are the bounds of the room server. A zero field gets its default.
+type Limits struct {
+	// QueueLength is how many jobs may wait in one room (2,000), SendBatch how many
+	// sends share a write set (64).
+	QueueLength, SendBatch int
+	// InboundRooms is how many rooms receive events at the same time (8), and
+	// InboundQueue how many events of one room may wait before transactions
+	// with more of them are turned away (10,000).
+	InboundRooms, InboundQueue int
+	// FetchConcurrency is how many events are asked for at the same time for one
+	// event (8), FetchEvents how many at most (5,000).
+	FetchConcurrency, FetchEvents int
+	// MissingRounds is how often get_missing_events is asked for one event (10),
+	// MissingEvents how many events each answer may have (20).
+	MissingRounds, MissingEvents int
+	// Conflicts is the largest conflicted set that is resolved, in keys (100,000).
+	Conflicts int
+	// ResolveCache is how many resolved states are remembered (4,096).
+	ResolveCache int
+	// AnswerWait is how long a transaction's answer waits for its events to be
+	// processed (2 s). They are safe by then; waiting only slows a sender down that is
+	// faster than we are.
+	AnswerWait time.Duration
+}
+
+func (l Limits) withDefaults() Limits {
+	set := func(v *int, def int) {
+		if *v <= 0 {
+			*v = def
+		}
+	}
+	set(&l.QueueLength, 2000)
+	set(&l.SendBatch, 64)
+	set(&l.InboundRooms, 8)
+	set(&l.InboundQueue, 10_000)
+	set(&l.FetchConcurrency, 8)
+	set(&l.FetchEvents, 5000)
+	set(&l.MissingRounds, 10)
+	set(&l.MissingEvents, 20)
+	set(&l.Conflicts, 100_000)
+	set(&l.ResolveCache, 4096)
+	if l.AnswerWait <= 0 {
+		l.AnswerWait = 2 * time.Second
+	}
+	return l
+}
+
+// Config is what a Server needs.
+type Config struct {
+	DB         *sqldb.DB
+	Events     *eventstore.Reader
+	Bus        bus.Bus
+	Log        *logrus.Entry
+	Now        func() time.Time
+	ServerName id.Server
+	Key        Key
+	// Remote asks other servers, Keys verifies their events.
+	Remote Remote
+	Keys   Keys
+	// UserExists tells whether a user of this server can be invited: there is such an
+	// account, and it is not deactivated. Nil: all can.
+	UserExists func(ctx context.Context, user id.User) (bool, error)
+	// Metrics may be nil.
+	Metrics prometheus.Registerer
+	Limits  Limits
+	// Verify makes Run check the invariants of the store when it ends, and fail
+	// when one is broken (WEFT_VERIFY=1).
+	Verify bool
+}
+
+// Server is the room server of one node.
+type Server struct {
+	cfg     Config
+	db      *sqldb.DB
+	store   *eventstore.Reader
+	writer  *write.Writer
+	group   *sqldb.Group
+	log     *logrus.Entry
+	limits  Limits
+	metrics *metrics
+	queues  *queues
+	inbound *inbound
+	memo    *resolveMemo
+	verify  chan struct{} // one token for each signature checked at a time
+
+	mu       sync.Mutex
+	backfill map[id.Room]chan struct{} // rooms that are being backfilled
+}
+
+// New makes a Server, and the tables of the event store where they are missing.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if cfg.Log == nil {
+		l := logrus.New()
+		l.SetLevel(logrus.PanicLevel)
+		cfg.Log = logrus.NewEntry(l)
+	}
+	cfg.Limits = cfg.Limits.withDefaults()
+	if err := stream.Migrate(ctx, cfg.DB); err != nil {
+		return nil, fmt.Errorf("roomserver: %w", err)
+	}
+	if err := eventstore.Migrate(ctx, cfg.DB); err != nil {
+		return nil, fmt.Errorf("roomserver: %w", err)
+	}
+	w, err := write.New(ctx, cfg.DB, cfg.Events)
+	if err != nil {
+		return nil, fmt.Errorf("roomserver: %w", err)
+	}
+	m, err := newMetrics(cfg.Metrics)
+	if err != nil {
+		return nil, fmt.Errorf("roomserver: %w", err)
+	}
+	s := &Server{
+		cfg: cfg, db: cfg.DB, store: cfg.Events, writer: w, group: cfg.DB.Group("events"),
+		log: cfg.Log, limits: cfg.Limits, metrics: m, memo: newResolveMemo(cfg.Limits.ResolveCache),
+		verify: make(chan struct{}, runtime.GOMAXPROCS(0)), backfill: make(map[id.Room]chan struct{}),
+	}
+	s.queues = newQueues(cfg.Limits.QueueLength, cfg.Limits.SendBatch, s.sendBatch, m.queueLength)
+	s.inbound = newInbound(s)
+	return s, nil
+}
+
+// Run processes what is staged and does the housekeeping until ctx ends. It
+// returns when everything it started has ended.
+func (s *Server) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, loop := range []func(context.Context){s.inbound.run, s.sweepLoop} {
+		wg.Go(func() { loop(ctx) })
+	}
+	<-ctx.Done()
+	wg.Wait()
+	s.queues.close()
+	if s.cfg.Verify {
+		return s.Verify(context.WithoutCancel(ctx))
+	}
+	return nil
+}
+
+func (s *Server) now() int64 { return s.cfg.Now().UnixMilli() }
+
+// local tells whether a user is one of ours.
+func (s *Server) local(u id.User) bool { return u.Server() == s.cfg.ServerName }

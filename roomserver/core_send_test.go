@@ -1,0 +1,214 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"testing"
+
+	"weft/internal/eventstore"
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/internal/stream"
+	"weft/matrix/event"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+	"weft/roomserver/api"
+)
+
+const (
+	alice id.User = "@alice:a"
+	bob   id.User = "@bob:b"
+)
+
+func TestCreateAndSendInEveryVersion(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		for _, v := range event.Versions() {
+			t.Run(string(v), func(t *testing.T) {
+				a := newWorld(t, open).node("a")
+				room := a.create(v, alice)
+				before := a.row(room)
+				events := a.send(room, message(alice, "hello"), state(alice, "m.room.topic", "", `{"topic":"x"}`))
+				if len(events) != 2 || events[1].PrevEvents[0] != events[0].ID || events[1].Depth != events[0].Depth+1 {
+					t.Fatalf("not a chain: %v", events)
+				}
+				if events[0].StreamPos+1 != events[1].StreamPos || events[0].Flags != eventstore.SendOut {
+					t.Errorf("positions %d and %d, flags %d", events[0].StreamPos, events[1].StreamPos, events[0].Flags)
+				}
+				after := a.row(room)
+				if after.Revision != before.Revision+1 || after.Depth != events[1].Depth || after.Stub || after.Joined != 1 {
+					t.Errorf("the room's row is %+v", after)
+				}
+				if got := a.stateEvent(room, "m.room.topic", ""); got.ID != events[1].ID {
+					t.Errorf("the topic is %s", got.ID)
+				}
+				a.check()
+			})
+		}
+	})
+}
+
+func TestSendRefusedByTheRules(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		a := newWorld(t, open).node("a")
+		room := a.create("11", alice)
+		tips := a.tips(room)
+		_, err := a.trySend(room, message(alice, "kept out with the other"), message("@mallory:a", "hello"))
+		if !errors.Is(err, merr.ErrForbidden) {
+			t.Fatalf("got %v, want M_FORBIDDEN", err)
+		}
+		if got := a.tips(room); !slices.Equal(got, tips) {
+			t.Errorf("the extremities moved to %v", got)
+		}
+		if _, err := a.trySend("!nowhere:a", message(alice, "x")); !errors.Is(err, merr.ErrNotFound) {
+			t.Errorf("got %v, want M_NOT_FOUND", err)
+		}
+		a.check()
+	})
+}
+
+func TestRoomIDsAreNotTakenTwice(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		a := newWorld(t, open).node("a")
+		a.create("11", alice)
+		_, err := a.createRoom(context.Background(), rulesOf(t, "11"), "!room:a", createSpecs(rulesOf(t, "11"), alice), nil)
+		if !errors.Is(err, merr.ErrRoomInUse) {
+			t.Fatalf("got %v, want M_ROOM_IN_USE", err)
+		}
+		a.check()
+	})
+}
+
+func TestClientTransactionsAreIdempotent(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		w := newWorld(t, open)
+		a := w.node("a")
+		room := a.create("11", alice)
+		opt := func(txn string) sendOptions {
+			return sendOptions{User: alice, Txn: api.Txn{Device: "D", Scope: "send", ID: txn}}
+		}
+		send := func(n *node, txn string) id.Event {
+			t.Helper()
+			events, err := n.sendLocal(context.Background(), room, opt(txn), func(context.Context, *roomView) ([]eventSpec, error) {
+				return []eventSpec{message(alice, "x")}, nil
+			})
+			if err != nil || len(events) != 1 {
+				t.Fatalf("%v, %v", events, err)
+			}
+			return events[0].ID
+		}
+		first := send(a, "1")
+		if again := send(a, "1"); again != first {
+			t.Errorf("the same transaction made %s and %s", first, again)
+		}
+		if other := send(a, "2"); other == first {
+			t.Error("another transaction gave the same event")
+		}
+		// A new process on the same database, as after a crash.
+		if again := send(w.nodeOn("a", a.db), "1"); again != first {
+			t.Errorf("after a restart the same transaction made %s", again)
+		}
+		// Many at once, some the same.
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		made := make(map[string][]id.Event)
+		for i := range 40 {
+			wg.Go(func() {
+				txn := fmt.Sprint("many", i%10)
+				ev := send(a, txn)
+				mu.Lock()
+				defer mu.Unlock()
+				made[txn] = append(made[txn], ev)
+			})
+		}
+		wg.Wait()
+		for txn, events := range made {
+			if len(slices.Compact(slices.Sorted(slices.Values(events)))) != 1 {
+				t.Errorf("transaction %s made %v", txn, events)
+			}
+		}
+		a.check()
+	})
+}
+
+func TestSendsOfOneRoomShareAWriteSet(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		a := newWorld(t, open).node("a")
+		room := a.create("11", alice)
+		before := a.row(room).Revision
+		const n = 50
+		// Hold the queue so that all sends wait behind one another.
+		held, release := make(chan struct{}), make(chan struct{})
+		go func() {
+			_ = a.inRoom(context.Background(), room, func(context.Context, *roomView) error {
+				close(held)
+				<-release
+				return nil
+			})
+		}()
+		<-held
+		var wg sync.WaitGroup
+		for i := range n {
+			wg.Go(func() {
+				sender := alice
+				if i == 7 {
+					sender = "@nobody:a" // refused, and the others go on
+				}
+				_, err := a.trySend(room, message(sender, fmt.Sprint(i)))
+				if (err != nil) != (i == 7) {
+					t.Errorf("send %d: %v", i, err)
+				}
+			})
+		}
+		for a.queueLen(room) < n {
+		}
+		close(release)
+		wg.Wait()
+		if got := a.row(room).Revision - before; got != 1 {
+			t.Errorf("%d write sets for %d sends", got, n)
+		}
+		pos, err := stream.Position(context.Background(), a.db, stream.Events)
+		if err != nil || pos != 5+n-1 {
+			t.Errorf("the stream is at %d, %v", pos, err)
+		}
+		a.check()
+	})
+}
+
+func (n *node) queueLen(room id.Room) int {
+	n.queues.mu.Lock()
+	defer n.queues.mu.Unlock()
+	return len(n.queues.rooms[room])
+}
+
+// Two nodes write one room: the fence makes one of them compute again, and no event is
+// lost or out of order.
+func TestFenceBetweenTwoNodes(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		w := newWorld(t, open)
+		one := w.node("a")
+		two := w.nodeOn("a", one.db)
+		room := one.create("11", alice)
+		var wg sync.WaitGroup
+		const each = 20
+		for k, n := range []*node{one, two} {
+			wg.Go(func() {
+				for i := range each {
+					if _, err := n.trySend(room, state(alice, "org.test", fmt.Sprint(k, i), `{}`)); err != nil {
+						t.Errorf("node %d, event %d: %v", k, i, err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		if got := len(one.current(room)); got != 5+2*each {
+			t.Errorf("%d entries in the state", got)
+		}
+		if got := one.tips(room); len(got) != 1 {
+			t.Errorf("%d forward extremities", len(got))
+		}
+		two.check()
+	})
+}

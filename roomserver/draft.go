@@ -1,0 +1,297 @@
+package roomserver
+
+import (
+	"context"
+	"fmt"
+	"slices"
+
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+	"weft/internal/statetree"
+	"weft/matrix/event"
+	"weft/matrix/eventauth"
+	"weft/matrix/id"
+)
+
+// draft is what is about to happen to a room: new events, and the room as it is
+// after them, computed on one revision of it. Nothing is stored before commit. A
+// draft belongs to one goroutine, the room's queue.
+type draft struct {
+	s     *Server
+	room  *eventstore.Room // what it was computed on; revision 0: a new room
+	nodes *statetree.Batch
+	auth  *eventauth.Checker
+
+	added   []*addition
+	byID    map[id.Event]*eventstore.Event
+	byNID   map[nid.Event]*eventstore.Event
+	tips    []*eventstore.Event // forward extremities, loaded
+	current statetree.Root      // the state resolved over them
+	depth   int64
+	// memo holds the resolutions made here, for the server's memory after the commit.
+	memo []resolved
+	// redacted are targets, old or new, and the redaction that hides them.
+	redacted []redaction
+	// gaps are previous events that nobody gave us, with the depth of who refers to them.
+	gaps []gap
+	// entered: the room begins anew with a join over federation.
+	entered bool
+	// also runs in the transaction that stores the draft.
+	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error
+	// txns are the clients' transactions that made events.
+	txns []clientTxn
+}
+
+// addition is one event of a draft.
+type addition struct {
+	*eventstore.Event
+	// known: the event was stored before, as an outlier.
+	known bool
+	// live: the event gets a stream position, and clients see it as new. Otherwise
+	// it is history.
+	live bool
+	// ours: the event was made here just now, so that nobody can have referred to it.
+	ours bool
+}
+
+// redaction is an event and the one that hides it. late: the redaction was there
+// first.
+type redaction struct {
+	target, by nid.Event
+	id         id.Event // of the target
+	late       bool
+}
+
+type gap struct {
+	missing id.Event
+	of      *eventstore.Event
+}
+
+// newDraft begins with the room as it is stored.
+func (s *Server) newDraft(ctx context.Context, room *eventstore.Room) (*draft, error) {
+	d := &draft{
+		s: s, room: room, nodes: statetree.NewBatch(s.store), auth: eventauth.NewChecker(),
+		byID: make(map[id.Event]*eventstore.Event), byNID: make(map[nid.Event]*eventstore.Event),
+		current: room.CurrentState, depth: room.Depth,
+	}
+	tips, err := s.store.Events(ctx, room.Extremities)
+	if err != nil {
+		return nil, fmt.Errorf("loading the forward extremities of %s: %w", room.ID, err)
+	}
+	d.tips = tips
+	return d, nil
+}
+
+// emptyDraft begins with a room that does not exist yet.
+func (s *Server) emptyDraft(ctx context.Context, rules *event.Rules, room id.Room) (*draft, error) {
+	n, err := s.writer.RoomNID(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return s.newDraft(ctx, &eventstore.Room{NID: n, ID: room, Version: rules.Version, Rules: rules})
+}
+
+// mark and rewind undo what one send of a batch did before it failed.
+type mark struct {
+	added, memo, redacted, gaps, txns int
+	tips                              []*eventstore.Event
+	current                           statetree.Root
+	depth                             int64
+}
+
+func (d *draft) mark() mark {
+	return mark{len(d.added), len(d.memo), len(d.redacted), len(d.gaps), len(d.txns), d.tips, d.current, d.depth}
+}
+
+func (d *draft) rewind(m mark) {
+	for _, a := range d.added[m.added:] {
+		delete(d.byID, a.ID)
+		delete(d.byNID, a.NID)
+	}
+	d.added, d.memo, d.redacted = d.added[:m.added], d.memo[:m.memo], d.redacted[:m.redacted]
+	d.gaps, d.txns = d.gaps[:m.gaps], d.txns[:m.txns]
+	d.tips, d.current, d.depth = m.tips, m.current, m.depth
+}
+
+// accepted tells whether an event takes part in the room: it can be a forward
+// extremity and changes the state.
+func accepted(e *eventstore.Event) bool {
+	return e.Flags&(eventstore.Rejected|eventstore.SoftFailed) == 0
+}
+
+// after gives the state after an event.
+func (d *draft) after(ctx context.Context, e *eventstore.Event) (statetree.Root, error) {
+	if !e.IsState || e.Flags&eventstore.Rejected != 0 {
+		return e.StateBefore, nil
+	}
+	change := statetree.Change{Key: e.Key(), Event: e.NID}
+	root, err := statetree.Apply(ctx, d.nodes, e.StateBefore, []statetree.Change{change}, d.nodes)
+	if err != nil {
+		return root, fmt.Errorf("the state after %s: %w", e.ID, err)
+	}
+	return root, nil
+}
+
+// before gives the state before an event whose previous events are all known: the
+// states after them, resolved. extra are further states to resolve with, where
+// another server told the state at a gap.
+func (d *draft) before(ctx context.Context, prevs []*eventstore.Event, extra ...statetree.Root) (statetree.Root, error) {
+	if len(extra) == 0 && sameEvents(prevs, d.tips) {
+		return d.current, nil
+	}
+	roots := extra
+	for _, p := range prevs {
+		r, err := d.after(ctx, p)
+		if err != nil {
+			return r, err
+		}
+		roots = append(roots, r)
+	}
+	return d.resolve(ctx, roots)
+}
+
+func sameEvents(a, b []*eventstore.Event) bool {
+	if len(a) != len(b) {
+		return false
+	}
+	for _, e := range a {
+		if !slices.ContainsFunc(b, func(o *eventstore.Event) bool { return o.NID == e.NID }) {
+			return false
+		}
+	}
+	return true
+}
+
+// add puts an event whose verdict is known (its flags say it) into the draft, and
+// moves the room's extremities and state on.
+func (d *draft) add(ctx context.Context, a *addition) error {
+	d.added = append(d.added, a)
+	d.byID[a.ID], d.byNID[a.NID] = a.Event, a.Event
+	if a.Depth > d.depth && accepted(a.Event) {
+		d.depth = a.Depth
+	}
+	if err := d.applyRedactions(ctx, a); err != nil {
+		return err
+	}
+	if !a.live || !accepted(a.Event) {
+		return nil
+	}
+	return d.advance(ctx, a)
+}
+
+// advance makes an event a forward extremity in place of what it refers to.
+//
+// An event may refer to others only through events that are no extremities of
+// ours, because they were rejected or soft failed: their ancestors are covered by
+// it as well.
+func (d *draft) advance(ctx context.Context, a *addition) error {
+	if referred, err := d.isReferred(ctx, a); err != nil || referred {
+		return err
+	}
+	covered, err := d.covered(ctx, a.Event)
+	if err != nil {
+		return err
+	}
+	tips := make([]*eventstore.Event, 0, len(d.tips)+1)
+	for _, t := range d.tips {
+		if !covered[t.ID] {
+			tips = append(tips, t)
+		}
+	}
+	tips = append(tips, a.Event)
+	slices.SortFunc(tips, func(a, b *eventstore.Event) int { return int(a.NID - b.NID) })
+	roots := make([]statetree.Root, len(tips))
+	for i, t := range tips {
+		if roots[i], err = d.after(ctx, t); err != nil {
+			return err
+		}
+	}
+	current, err := d.resolve(ctx, roots)
+	if err != nil {
+		return err
+	}
+	d.tips, d.current = tips, current
+	return nil
+}
+
+// maxCovered bounds the walk through rejected and soft-failed ancestors.
+const maxCovered = 1000
+
+// covered gives the IDs of the events that an extremity replaces.
+func (d *draft) covered(ctx context.Context, e *eventstore.Event) (map[id.Event]bool, error) {
+	seen := make(map[id.Event]bool)
+	next := e.PrevEvents
+	for len(next) > 0 && len(seen) < maxCovered {
+		var unseen []id.Event
+		for _, p := range next {
+			if !seen[p] {
+				seen[p] = true
+				unseen = append(unseen, p)
+			}
+		}
+		next = nil
+		if sameTip(d.tips, unseen) {
+			continue // the usual case needs no look at the events
+		}
+		events, err := d.eventsByID(ctx, unseen)
+		if err != nil {
+			return nil, err
+		}
+		for _, p := range events {
+			if p.Flags&eventstore.Outlier == 0 && !accepted(p) {
+				next = append(next, p.PrevEvents...)
+			}
+		}
+	}
+	return seen, nil
+}
+
+// sameTip tells whether all events are tips.
+func sameTip(tips []*eventstore.Event, ids []id.Event) bool {
+	for _, i := range ids {
+		if !slices.ContainsFunc(tips, func(t *eventstore.Event) bool { return t.ID == i }) {
+			return false
+		}
+	}
+	return true
+}
+
+// isReferred tells whether an event that came late is a previous event of one we
+// have: then it is no extremity.
+func (d *draft) isReferred(ctx context.Context, e *addition) (bool, error) {
+	if e.ours {
+		return false, nil
+	}
+	for _, a := range d.added {
+		if accepted(a.Event) && slices.Contains(a.PrevEvents, e.ID) {
+			return true, nil
+		}
+	}
+	return d.s.store.IsBackwardExtremity(ctx, d.room.NID, e.ID)
+}
+
+// state gives the events of some keys in a state, those that exist, as the rules
+// look at them: before any redaction.
+func (d *draft) state(ctx context.Context, root statetree.Root, keys []eventauth.Key) (eventauth.MapState, error) {
+	found := make(eventauth.MapState, len(keys)+1)
+	places, err := d.s.store.Keys(ctx, keys)
+	if err != nil {
+		return nil, fmt.Errorf("state keys: %w", err)
+	}
+	nids, err := statetree.GetMany(ctx, d.nodes, root, places)
+	if err != nil {
+		return nil, fmt.Errorf("state of %s: %w", d.room.ID, err)
+	}
+	events, err := d.plain(ctx, slices.DeleteFunc(nids, func(n nid.Event) bool { return n == 0 }))
+	if err != nil {
+		return nil, err
+	}
+	found.Put(events...)
+	return found, nil
+}
+
+// authState gives what the rules need to judge an event by a state.
+func (d *draft) authState(ctx context.Context, root statetree.Root, ev *event.Event) (eventauth.MapState, error) {
+	return d.state(ctx, root, append(eventauth.NeededKeys(ev), eventauth.Key{Type: eventauth.TypeCreate}))
+}

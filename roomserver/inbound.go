@@ -1,0 +1,491 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"slices"
+	"sync"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/matrix/event"
+	"weft/matrix/eventauth"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+	"weft/roomserver/api"
+)
+
+const (
+	// inboundBatch is how many events of a room are received together.
+	inboundBatch = 50
+	// adoptEvery is how often staged events that nobody processes are looked for, and
+	// adoptAfter how old they must be: their node has died, or failed at them.
+	adoptEvery = 30 * time.Second
+	adoptAfter = time.Minute
+	// stagedFor is after how long a staged event that cannot be processed is given up.
+	stagedFor = 24 * time.Hour
+	// receiveTimeout bounds the work on one batch, waiting for other servers included.
+	receiveTimeout = 10 * time.Minute
+)
+
+// inbound processes staged events room by room: in a room one batch after another, a
+// bounded number of rooms side by side. The queue is the table; in memory is only
+// which rooms are worked on and who waits for which event.
+type inbound struct {
+	s     *Server
+	slots chan struct{}
+
+	mu      sync.Mutex
+	ctx     context.Context // ends the work; nil before run
+	rooms   map[id.Room]*roomWork
+	waiters map[id.Event][]*waiter
+	wg      sync.WaitGroup
+}
+
+// roomWork is a room that is worked on, or will be as soon as run begins.
+type roomWork struct {
+	nid   nid.Room
+	again bool // events were staged since the table was last read
+}
+
+// waiter waits for an event that it staged, which it has parsed.
+type waiter struct {
+	ev   *event.Event
+	done func(error)
+}
+
+func newInbound(s *Server) *inbound {
+	return &inbound{s: s, slots: make(chan struct{}, s.limits.InboundRooms),
+		rooms: make(map[id.Room]*roomWork), waiters: make(map[id.Event][]*waiter)}
+}
+
+// run takes up what was staged before, by this node or by one that died, and goes
+// on looking. It returns when all work has ended.
+func (in *inbound) run(ctx context.Context) {
+	in.mu.Lock()
+	in.ctx = ctx
+	for room, work := range in.rooms {
+		in.wg.Go(func() { in.work(ctx, room, work) })
+	}
+	in.mu.Unlock()
+	ticker := time.NewTicker(adoptEvery)
+	defer ticker.Stop()
+	age := time.Duration(0)
+	for ctx.Err() == nil {
+		if err := in.adopt(ctx, age); err != nil && ctx.Err() == nil {
+			in.s.log.WithError(err).Error("staged events could not be read")
+		}
+		age = adoptAfter
+		select {
+		case <-ticker.C:
+		case <-ctx.Done():
+		}
+	}
+	in.wg.Wait()
+}
+
+// adopt works on rooms whose staged events have waited for some time.
+func (in *inbound) adopt(ctx context.Context, age time.Duration) error {
+	rooms, err := in.s.store.StagedRooms(ctx)
+	if err != nil {
+		return err
+	}
+	for _, n := range rooms {
+		first, err := in.s.store.StagedEvents(ctx, n, 0, 1)
+		if err != nil {
+			return err
+		}
+		if len(first) == 0 || first[0].Received > in.s.now()-age.Milliseconds() {
+			continue
+		}
+		room, err := in.s.store.RoomID(ctx, n)
+		if err != nil {
+			return err
+		}
+		in.wake(room, n)
+	}
+	return nil
+}
+
+// wake makes sure that somebody works on a room.
+func (in *inbound) wake(room id.Room, n nid.Room) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if w := in.rooms[room]; w != nil {
+		w.again = true
+		return
+	}
+	w := &roomWork{nid: n}
+	in.rooms[room] = w
+	if in.ctx != nil && in.ctx.Err() == nil {
+		in.wg.Go(func() { in.work(in.ctx, room, w) })
+	}
+}
+
+// busy tells whether a room is worked on.
+func (in *inbound) busy(room id.Room) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.rooms[room] != nil
+}
+
+// wait registers who will be told about events. It comes before they are staged, and
+// forget after.
+func (in *inbound) wait(events []*event.Event, done func(ev id.Event, err error)) []*waiter {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	list := make([]*waiter, len(events))
+	for i, ev := range events {
+		list[i] = &waiter{ev, func(err error) { done(ev.ID, err) }}
+		in.waiters[ev.ID] = append(in.waiters[ev.ID], list[i])
+	}
+	return list
+}
+
+func (in *inbound) forget(list []*waiter) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	for _, w := range list {
+		left := slices.DeleteFunc(in.waiters[w.ev.ID], func(o *waiter) bool { return o == w })
+		if in.waiters[w.ev.ID] = left; len(left) == 0 {
+			delete(in.waiters, w.ev.ID)
+		}
+	}
+}
+
+// finish tells those who wait for an event.
+func (in *inbound) finish(ev id.Event, err error) {
+	in.mu.Lock()
+	list := in.waiters[ev]
+	delete(in.waiters, ev)
+	in.mu.Unlock()
+	for _, w := range list {
+		w.done(err)
+	}
+}
+
+// work receives a room's events until none is staged.
+func (in *inbound) work(ctx context.Context, room id.Room, work *roomWork) {
+	select {
+	case in.slots <- struct{}{}:
+		defer func() { <-in.slots }()
+	case <-ctx.Done():
+	}
+	after := int64(0)
+	for ctx.Err() == nil {
+		in.mu.Lock()
+		work.again = false
+		in.mu.Unlock()
+		rows, err := in.s.store.StagedEvents(ctx, work.nid, after, inboundBatch)
+		if err == nil {
+			err = in.batches(ctx, room, rows)
+		}
+		if err != nil {
+			in.s.log.WithError(err).WithField("room", room).Error("staged events could not be processed")
+		}
+		if len(rows) > 0 {
+			after = rows[len(rows)-1].Seq // what failed stays and is taken up later
+			continue
+		}
+		in.mu.Lock()
+		if !work.again || err != nil {
+			delete(in.rooms, room)
+			in.mu.Unlock()
+			return
+		}
+		in.mu.Unlock()
+	}
+	in.mu.Lock()
+	delete(in.rooms, room)
+	in.mu.Unlock()
+}
+
+// batches splits staged events by their origin, which is who is asked for what they
+// lack.
+func (in *inbound) batches(ctx context.Context, roomID id.Room, rows []eventstore.Staged) error {
+	if len(rows) == 0 {
+		return nil
+	}
+	room, err := in.s.store.Room(ctx, roomID)
+	if err != nil {
+		return err
+	}
+	for len(rows) > 0 {
+		n := 1
+		for n < len(rows) && rows[n].Origin == rows[0].Origin {
+			n++
+		}
+		if err := in.receive(ctx, room, rows[:n]); err != nil {
+			return err
+		}
+		rows = rows[n:]
+	}
+	return nil
+}
+
+// receive processes events of one origin and takes what is done from the stage.
+// What failed for a reason of ours stays there and is taken up again, for a day.
+func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []eventstore.Staged) error {
+	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
+	defer cancel()
+	var events []*event.Event
+	for _, row := range rows {
+		ev, err := in.parsed(room, row)
+		if err != nil {
+			in.s.log.WithError(err).WithField("event", row.EventID).Warn("a staged event is not valid")
+			continue
+		}
+		events = append(events, ev)
+	}
+	errs := in.s.input(ctx, rows[0].Origin, events, inputPushed)
+	done := make([]int64, 0, len(rows))
+	for _, row := range rows {
+		err := errs[row.EventID]
+		if err != nil && isInternal(err) {
+			in.s.log.WithError(err).WithField("event", row.EventID).Error("an event could not be processed")
+			if row.Received > in.s.now()-stagedFor.Milliseconds() {
+				continue
+			}
+		}
+		done = append(done, row.Seq)
+	}
+	err := in.s.unstage(context.WithoutCancel(ctx), done)
+	for _, row := range rows {
+		in.finish(row.EventID, errs[row.EventID])
+	}
+	return err
+}
+
+// parsed gives a staged event, as it was parsed at the door or anew.
+func (in *inbound) parsed(room *eventstore.Room, row eventstore.Staged) (*event.Event, error) {
+	in.mu.Lock()
+	list := in.waiters[row.EventID]
+	in.mu.Unlock()
+	if len(list) > 0 {
+		return list[0].ev, nil
+	}
+	return event.Parse(row.JSON, room.Rules)
+}
+
+// ReceiveTransaction implements api.Federation. When it returns, the events are stored,
+// though some may still wait to be processed. A transaction that comes again is
+// answered as before.
+//
+// spec: server-server §5 (PUT /_matrix/federation/v1/send/{txnId})
+func (s *Server) ReceiveTransaction(ctx context.Context, req api.Transaction) (map[id.Event]string, error) {
+	if len(req.PDUs) > maxTransactionPDUs {
+		return nil, merr.BadJSON("a transaction has at most %d PDUs, not %d", maxTransactionPDUs, len(req.PDUs))
+	}
+	if answer, ok, err := s.answered(ctx, req); ok || err != nil {
+		return answer, err
+	}
+	t := &transaction{s: s, origin: req.Origin, answer: make(map[id.Event]string), rooms: make(map[id.Room]*eventstore.Room)}
+	for _, raw := range req.PDUs {
+		if err := t.admit(ctx, raw); err != nil {
+			return nil, err
+		}
+	}
+	results := make(chan result, len(t.list))
+	waiters := s.inbound.wait(t.list, func(ev id.Event, err error) { results <- result{ev, err} })
+	defer s.inbound.forget(waiters)
+	if err := t.stage(ctx, req.TxnID); err != nil {
+		return nil, err
+	}
+	return t.process(ctx, req.TxnID, results)
+}
+
+// result is what became of an event.
+type result struct {
+	event id.Event
+	err   error
+}
+
+// maxTransactionPDUs bounds a transaction.
+//
+// spec: server-server §5 ("at most 50 PDUs")
+const maxTransactionPDUs = 50
+
+// transaction is an inbound transaction under way.
+type transaction struct {
+	s      *Server
+	origin id.Server
+	answer map[id.Event]string
+	rooms  map[id.Room]*eventstore.Room
+	list   []*event.Event
+}
+
+// admit does what is done at the door: the event's form, its room, the server's ACL.
+// What does not pass is answered and not staged.
+func (t *transaction) admit(ctx context.Context, raw json.RawMessage) error {
+	room, err := t.room(ctx, raw)
+	if err != nil {
+		return err
+	}
+	if room == nil {
+		return nil
+	}
+	ev, err := event.Parse(raw, room.Rules)
+	if err != nil {
+		t.s.log.WithError(err).WithField("origin", t.origin).Info("a PDU is not valid")
+		return nil // it has no ID to answer for
+	}
+	if _, twice := t.answer[ev.ID]; twice {
+		return nil
+	}
+	t.answer[ev.ID] = ""
+	refuse := func(err error) { t.answer[ev.ID] = merr.From(err).Message }
+	if room.Stub {
+		if err := t.s.receiveOutOfBand(ctx, t.origin, room, ev); err != nil {
+			refuse(err)
+		}
+		return nil
+	}
+	allowed, err := t.s.allowedByACL(ctx, room, t.origin)
+	if err != nil {
+		return err
+	}
+	if !allowed {
+		refuse(merr.Forbidden("the room's server ACL denies %s", t.origin))
+		return nil
+	}
+	if t.s.inbound.busy(room.ID) {
+		waiting, err := t.s.store.StagedCount(ctx, room.NID)
+		if err != nil {
+			return err
+		}
+		if waiting > int64(t.s.limits.InboundQueue) {
+			return merr.LimitExceeded("too many events of the room %s wait to be processed", room.ID)
+		}
+	}
+	t.list = append(t.list, ev)
+	return nil
+}
+
+// room finds the room of a PDU, nil when it is not known here.
+func (t *transaction) room(ctx context.Context, raw json.RawMessage) (*eventstore.Room, error) {
+	roomID := id.Room(gjson.GetBytes(raw, "room_id").Str)
+	if room, ok := t.rooms[roomID]; ok {
+		return room, nil
+	}
+	room, err := t.s.store.Room(ctx, roomID)
+	if err != nil && !errors.Is(err, merr.ErrNotFound) {
+		return nil, err
+	}
+	if err != nil {
+		room = nil
+	}
+	t.rooms[roomID] = room
+	return room, nil
+}
+
+// stage stores the events and the answer.
+func (t *transaction) stage(ctx context.Context, txnID string) error {
+	answer, err := json.Marshal(t.answer)
+	if err != nil {
+		return fmt.Errorf("roomserver: transaction: %w", err)
+	}
+	now := t.s.now()
+	rows := make([]eventstore.Staged, len(t.list))
+	for i, ev := range t.list {
+		rows[i] = eventstore.Staged{Room: t.rooms[ev.RoomID].NID, Origin: t.origin, EventID: ev.ID, Received: now, JSON: ev.JSON()}
+	}
+	return t.s.stage(ctx, t.origin, txnID, answer, rows)
+}
+
+// process wakes the rooms and waits a while for the events.
+func (t *transaction) process(ctx context.Context, txnID string, results <-chan result) (map[id.Event]string, error) {
+	for _, room := range t.rooms {
+		if room != nil && !room.Stub {
+			t.s.inbound.wake(room.ID, room.NID)
+		}
+	}
+	timer := time.NewTimer(t.s.limits.AnswerWait)
+	defer timer.Stop()
+	changed := false
+	for waiting := len(t.list); waiting > 0; waiting-- {
+		select {
+		case r := <-results:
+			if r.err != nil && !isInternal(r.err) {
+				t.answer[r.event], changed = merr.From(r.err).Message, true
+			}
+			continue
+		case <-timer.C:
+		case <-ctx.Done():
+		}
+		break
+	}
+	if !changed {
+		return t.answer, nil
+	}
+	answer, err := json.Marshal(t.answer)
+	if err != nil {
+		return nil, fmt.Errorf("roomserver: transaction: %w", err)
+	}
+	if err := t.s.setAnswer(context.WithoutCancel(ctx), t.origin, txnID, answer); err != nil {
+		t.s.log.WithError(err).Warn("the answer to a transaction was not stored")
+	}
+	return t.answer, nil
+}
+
+// answered gives the stored answer to a transaction.
+func (s *Server) answered(ctx context.Context, req api.Transaction) (map[id.Event]string, bool, error) {
+	stored, ok, err := s.store.InboundTxn(ctx, req.Origin, req.TxnID)
+	if err != nil || !ok {
+		return nil, false, err
+	}
+	var answer map[id.Event]string
+	if err := json.Unmarshal(stored, &answer); err != nil {
+		return nil, false, fmt.Errorf("roomserver: the stored answer to a transaction of %s: %w", req.Origin, err)
+	}
+	return answer, true, nil
+}
+
+// allowedByACL applies the server ACL of a room's current state.
+//
+// spec: server-server §19
+func (s *Server) allowedByACL(ctx context.Context, room *eventstore.Room, server id.Server) (bool, error) {
+	acl, err := s.store.CurrentState(room).Get(ctx, "m.room.server_acl", "")
+	if err != nil || acl == nil {
+		return err == nil, err
+	}
+	return serverAllowed(acl.Content(), server), nil
+}
+
+// receiveOutOfBand takes an event of a room that we are not in. The only ones of use are
+// those that end an invite or a knock of one of our users.
+func (s *Server) receiveOutOfBand(ctx context.Context, origin id.Server, room *eventstore.Room, ev *event.Event) error {
+	notIn := merr.Forbidden("this server is not in the room %s", room.ID)
+	if ev.Type != eventauth.TypeMember || !ev.IsState || ev.Sender.Server() != origin {
+		return notIn
+	}
+	if m := ev.Membership(); m != "leave" && m != "ban" {
+		return notIn
+	}
+	user, err := id.ParseUser(ev.StateKey)
+	if err != nil || !s.local(user) {
+		return notIn
+	}
+	membership, n, err := s.store.Membership(ctx, room.NID, user)
+	if err != nil || membership != eventstore.Invite && membership != eventstore.Knock {
+		return errors.Join(err, notIn)
+	}
+	before, err := s.store.Event(ctx, n)
+	if err != nil {
+		return err
+	}
+	// Without the room's state the power to take an invite back cannot be checked:
+	// whoever gave it may.
+	if membership == eventstore.Invite && before.Sender != ev.Sender {
+		return notIn
+	}
+	if err := s.checkSignatures(ctx, []*event.Event{ev})[0]; err != nil {
+		return merr.Forbidden("the event is not signed as it must be")
+	}
+	_, err = s.storeOutlierMembership(ctx, room.Rules, room.ID, ev, nil)
+	return err
+}

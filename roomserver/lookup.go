@@ -1,0 +1,178 @@
+package roomserver
+
+import (
+	"context"
+	"fmt"
+
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/matrix/event"
+	"weft/matrix/id"
+)
+
+// A draft sees its own events before those of the store.
+
+func rejectedFlag(e *eventstore.Event) bool { return e.Flags&eventstore.Rejected != 0 }
+
+// eventsByID gives those of the events that are known, in the order of the list,
+// each once.
+func (d *draft) eventsByID(ctx context.Context, list []id.Event) ([]*eventstore.Event, error) {
+	var rest []id.Event
+	for _, e := range list {
+		if d.byID[e] == nil {
+			rest = append(rest, e)
+		}
+	}
+	var stored map[id.Event]*eventstore.Event
+	if len(rest) > 0 {
+		var err error
+		if stored, err = d.s.store.EventsByID(ctx, rest); err != nil {
+			return nil, fmt.Errorf("loading events: %w", err)
+		}
+	}
+	out := make([]*eventstore.Event, 0, len(list))
+	seen := make(map[id.Event]bool, len(list))
+	for _, i := range list {
+		e := d.byID[i]
+		if e == nil {
+			e = stored[i]
+		}
+		if e != nil && !seen[i] {
+			seen[i] = true
+			out = append(out, e)
+		}
+	}
+	return out, nil
+}
+
+// events gives events by number, in the order of the list.
+func (d *draft) events(ctx context.Context, list []nid.Event) ([]*eventstore.Event, error) {
+	if len(d.byNID) == 0 {
+		return d.s.store.Events(ctx, list)
+	}
+	out := make([]*eventstore.Event, len(list))
+	var rest []nid.Event
+	var at []int
+	for i, n := range list {
+		if out[i] = d.byNID[n]; out[i] == nil {
+			rest, at = append(rest, n), append(at, i)
+		}
+	}
+	stored, err := d.s.store.Events(ctx, rest)
+	if err != nil {
+		return nil, fmt.Errorf("loading events: %w", err)
+	}
+	for k, i := range at {
+		out[i] = stored[k]
+	}
+	return out, nil
+}
+
+// plain gives events by number as they were before any redaction, in the order of
+// the list.
+func (d *draft) plain(ctx context.Context, list []nid.Event) ([]*event.Event, error) {
+	out := make([]*event.Event, len(list))
+	var rest []nid.Event
+	var at []int
+	for i, n := range list {
+		if e := d.byNID[n]; e != nil {
+			out[i] = e.Event
+		} else {
+			rest, at = append(rest, n), append(at, i)
+		}
+	}
+	if len(rest) == 0 {
+		return out, nil
+	}
+	stored, err := d.s.store.Unredacted(ctx, rest)
+	if err != nil {
+		return nil, fmt.Errorf("loading events: %w", err)
+	}
+	for k, i := range at {
+		out[i] = stored[k]
+	}
+	return out, nil
+}
+
+// numbersOf gives the numbers of events, those that are known.
+func (d *draft) numbersOf(ctx context.Context, list []id.Event) ([]nid.Event, error) {
+	out := make([]nid.Event, 0, len(list))
+	var rest []id.Event
+	for _, i := range list {
+		if e := d.byID[i]; e != nil {
+			out = append(out, e.NID)
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	if len(rest) == 0 {
+		return out, nil
+	}
+	stored, err := d.s.store.NIDs(ctx, rest)
+	for _, n := range stored {
+		out = append(out, n)
+	}
+	return out, err
+}
+
+// unredacted gives the events as they were before any redaction, which is what
+// the rules judge.
+func (d *draft) unredacted(ctx context.Context, list []*eventstore.Event) ([]*event.Event, error) {
+	out := make([]*event.Event, len(list))
+	var rest []nid.Event
+	var at []int
+	for i, e := range list {
+		out[i] = e.Event
+		if e.RedactedBy != 0 && d.byNID[e.NID] == nil {
+			rest, at = append(rest, e.NID), append(at, i)
+		}
+	}
+	if len(rest) == 0 {
+		return out, nil
+	}
+	plain, err := d.s.store.Unredacted(ctx, rest)
+	if err != nil {
+		return nil, fmt.Errorf("loading events: %w", err)
+	}
+	for k, i := range at {
+		out[i] = plain[k]
+	}
+	return out, nil
+}
+
+// authNIDs gives the numbers of events' auth events.
+func (d *draft) authNIDs(ctx context.Context, list []nid.Event) (map[nid.Event][]nid.Event, error) {
+	var rest []nid.Event
+	own := make(map[nid.Event][]nid.Event)
+	for _, n := range list {
+		if e := d.byNID[n]; e != nil {
+			own[n] = e.AuthNIDs
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	out, err := d.s.store.AuthNIDs(ctx, rest)
+	if err != nil {
+		return nil, err
+	}
+	for n, auth := range own {
+		out[n] = auth
+	}
+	return out, nil
+}
+
+// pendingRedactions gives the redactions of an event that came before it.
+func (d *draft) pendingRedactions(ctx context.Context, target id.Event) ([]*eventstore.Event, error) {
+	var out []*eventstore.Event
+	for _, a := range d.added {
+		if a.Redacts == target {
+			out = append(out, a.Event)
+		}
+	}
+	nids, err := d.s.store.PendingRedactions(ctx, target)
+	if err != nil || len(nids) == 0 {
+		return out, err
+	}
+	stored, err := d.s.store.Events(ctx, nids)
+	return append(out, stored...), err
+}

@@ -1,0 +1,221 @@
+package roomserver
+
+import (
+	"context"
+	"errors"
+	"fmt"
+
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+	"weft/internal/statetree"
+	"weft/matrix/event"
+	"weft/matrix/eventauth"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+	"weft/roomserver/api"
+)
+
+var badContent = merr.BadJSON("the content cannot be part of an event")
+
+// sendOptions say more about a send.
+type sendOptions struct {
+	// User and Txn make a send idempotent: the same pair gives the same events. An
+	// empty Txn.ID does not.
+	User id.User
+	Txn  api.Txn
+}
+
+// buildFunc says which events to send, given the room as it is. It may be called
+// more than once. No events and no error: nothing is sent.
+type buildFunc func(ctx context.Context, v *roomView) ([]eventSpec, error)
+
+// sendJob is a send in a room's queue.
+type sendJob struct {
+	build buildFunc
+	opt   sendOptions
+
+	events []*eventstore.Event
+	err    error
+}
+
+// inRoom runs fn alone in the room's queue on this node, with a fresh view. What fn
+// decides can be overtaken by another node; what must hold when it is stored belongs into
+// the build function of sendLocal.
+func (s *Server) inRoom(ctx context.Context, room id.Room, fn func(ctx context.Context, v *roomView) error) error {
+	return s.queues.do(room, &job{ctx: ctx, run: func(ctx context.Context) error {
+		d, err := s.draftOf(ctx, room)
+		if err != nil {
+			return err
+		}
+		return fn(ctx, &roomView{d})
+	}})
+}
+
+// draftOf begins a draft on a room that this server is in.
+func (s *Server) draftOf(ctx context.Context, room id.Room) (*draft, error) {
+	r, err := s.store.Room(ctx, room)
+	if err != nil {
+		return nil, err
+	}
+	if r.Stub {
+		return nil, merr.NotFound("this server is not in the room %s", room)
+	}
+	return s.newDraft(ctx, r)
+}
+
+// sendLocal builds events of local users on the room's forward extremities, checks
+// them against its current state, signs and stores them, all of them or none. It returns when they
+// are durable. Sends that wait for the same room are stored together.
+//
+// What the rules refuse is M_FORBIDDEN with the rule's message.
+func (s *Server) sendLocal(ctx context.Context, room id.Room, opt sendOptions, build buildFunc) ([]*eventstore.Event, error) {
+	if opt.Txn.ID != "" {
+		// A retry is the usual reason to know the transaction: it need not queue.
+		done, err := s.sentBefore(ctx, opt)
+		if err != nil || done != nil {
+			return done, err
+		}
+	}
+	send := &sendJob{build: build, opt: opt}
+	if err := s.queues.do(room, &job{ctx: ctx, send: send}); err != nil {
+		return nil, err
+	}
+	return send.events, nil
+}
+
+// sentBefore gives the events of a client's transaction, nil when it is new.
+func (s *Server) sentBefore(ctx context.Context, opt sendOptions) ([]*eventstore.Event, error) {
+	n, err := s.store.Txn(ctx, opt.User, opt.Txn.Device, opt.Txn.Scope, opt.Txn.ID)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	return s.store.Events(ctx, []nid.Event{n})
+}
+
+// sendBatch stores the sends that wait in a room as one draft. A send that fails
+// leaves the others alone.
+func (s *Server) sendBatch(ctx context.Context, room id.Room, jobs []*job) {
+	err := s.attempt(ctx, func() error { return s.sendOnce(ctx, room, jobs) })
+	for _, j := range jobs {
+		if err != nil {
+			j.done <- err
+		} else {
+			j.done <- j.send.err
+		}
+	}
+}
+
+func (s *Server) sendOnce(ctx context.Context, room id.Room, jobs []*job) (err error) {
+	defer func() {
+		if r := recover(); r != nil {
+			err = fmt.Errorf("roomserver: panic in a room's queue: %v", r)
+		}
+	}()
+	d, err := s.draftOf(ctx, room)
+	if err != nil {
+		return err
+	}
+	for _, j := range jobs {
+		j.send.events, j.send.err = nil, nil
+		m := d.mark()
+		if err := d.send(ctx, j.send); err != nil {
+			d.rewind(m)
+			j.send.err = err
+		}
+	}
+	return s.commit(ctx, d)
+}
+
+// send adds the events of one send to the draft.
+func (d *draft) send(ctx context.Context, send *sendJob) error {
+	if send.opt.Txn.ID != "" {
+		done, err := d.sentBefore(ctx, send)
+		if err != nil || done {
+			return err
+		}
+	}
+	specs, err := send.build(ctx, &roomView{d})
+	if err != nil {
+		return err
+	}
+	for _, spec := range specs {
+		e, err := d.addLocal(ctx, spec)
+		if err != nil {
+			return err
+		}
+		send.events = append(send.events, e)
+	}
+	if send.opt.Txn.ID != "" && len(send.events) > 0 {
+		d.txns = append(d.txns, clientTxn{sendOptions: send.opt, event: send.events[0]})
+	}
+	return nil
+}
+
+// sentBefore looks for the transaction in the store and in the draft itself.
+func (d *draft) sentBefore(ctx context.Context, send *sendJob) (bool, error) {
+	for _, t := range d.txns {
+		if t.sendOptions == send.opt {
+			send.events = []*eventstore.Event{t.event}
+			return true, nil
+		}
+	}
+	var err error
+	send.events, err = d.s.sentBefore(ctx, send.opt)
+	return send.events != nil, err
+}
+
+// addLocal builds, signs and checks an event of a local user and adds it to the draft.
+func (d *draft) addLocal(ctx context.Context, spec eventSpec) (*eventstore.Event, error) {
+	b, root, state, err := d.template(ctx, spec)
+	if err != nil {
+		return nil, err
+	}
+	ev, err := b.Build(d.s.cfg.ServerName, d.s.cfg.Key.ID, d.s.cfg.Key.Private)
+	if err != nil {
+		return nil, err
+	}
+	if err := d.auth.Check(ev, state); err != nil {
+		return nil, err
+	}
+	return d.addBuilt(ctx, ev, root)
+}
+
+// addBuilt adds an event of ours that the rules allow.
+func (d *draft) addBuilt(ctx context.Context, ev *event.Event, before statetree.Root) (*eventstore.Event, error) {
+	e, err := d.newEvent(ctx, ev, nil)
+	if err != nil {
+		return nil, err
+	}
+	e.Flags, e.StateBefore, e.HasState = eventstore.SendOut, before, true
+	return e, d.add(ctx, &addition{Event: e, live: true, ours: true})
+}
+
+// createRoom stores a brand-new room with all its events, or nothing. The first
+// spec is the create event; room is empty where the room's ID is made from it
+// (version 12 on). A room ID that is taken is M_ROOM_IN_USE. also, if any, runs in the
+// transaction that stores the room, and may run more than once.
+func (s *Server) createRoom(ctx context.Context, rules *event.Rules, room id.Room, specs []eventSpec,
+	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error) ([]*eventstore.Event, error) {
+	var out []*eventstore.Event
+	d, err := s.emptyDraft(ctx, rules, room)
+	if err != nil {
+		return nil, err
+	}
+	for _, spec := range specs {
+		e, err := d.addLocal(ctx, spec)
+		if err != nil {
+			return nil, err
+		}
+		if spec.Type == eventauth.TypeCreate {
+			d.room.ID = e.RoomID
+		}
+		out = append(out, e)
+	}
+	d.also = also
+	err = s.commit(ctx, d)
+	if sqldb.IsUniqueViolation(err) || errors.Is(err, errStale) {
+		return nil, fmt.Errorf("%w: %w", merr.RoomInUse("the room %s exists already", room), err)
+	}
+	return out, err
+}
