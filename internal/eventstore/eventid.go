@@ -22,12 +22,12 @@ const hashTextLen = 43
 // alphabets counts as URL-safe.
 func EncodeEventID(e id.Event) []byte {
 	if len(e) == 1+hashTextLen && e[0] == '$' {
-		out := make([]byte, 1, 33)
-		if b, err := base64.RawURLEncoding.Strict().AppendDecode(out, []byte(e[1:])); err == nil {
+		out := make([]byte, 1, 33) // a shorter result: the decoder skipped line ends
+		if b, err := base64.RawURLEncoding.Strict().AppendDecode(out, []byte(e[1:])); err == nil && len(b) == 33 {
 			b[0] = idURLSafe
 			return b
 		}
-		if b, err := base64.RawStdEncoding.Strict().AppendDecode(out[:1], []byte(e[1:])); err == nil {
+		if b, err := base64.RawStdEncoding.Strict().AppendDecode(out[:1], []byte(e[1:])); err == nil && len(b) == 33 {
 			b[0] = idStandard
 			return b
 		}

@@ -75,6 +75,14 @@ func (r *Reader) Uncommitted(tx *sqldb.Tx) *Reader {
 	return &c
 }
 
+// Scanning gives a Reader that uses the caches but fills them with nothing: for passes
+// over everything, which would push out what is in use.
+func (r *Reader) Scanning() *Reader {
+	c := *r
+	c.fill = false
+	return &c
+}
+
 // Codec gives the codec of stored JSON.
 func (r *Reader) Codec() *Codec { return r.codec }
 
