@@ -167,6 +167,28 @@ func TestOtherEndpointsAreTried(t *testing.T) {
 	}
 }
 
+// A connection that was kept open and died meanwhile costs no request.
+func TestKeptConnectionsMayDie(t *testing.T) {
+	for _, method := range []string{"GET", "PUT", "POST"} {
+		t.Run(method, func(t *testing.T) {
+			l := newLab(t, nil)
+			s := l.serve("peer.example:8448", func(w http.ResponseWriter, r *http.Request) {
+				io.WriteString(w, "{}")
+			}, "peer.example")
+			for range 5 {
+				r := Request{Destination: "peer.example", Method: method, Path: "/x", SkipCircuit: true}
+				if method != "GET" {
+					r.Body = map[string]int{"a": 1}
+				}
+				if _, err := l.client.Do(context.Background(), r); err != nil {
+					t.Fatal(err)
+				}
+				s.CloseClientConnections()
+			}
+		})
+	}
+}
+
 func TestSignedBody(t *testing.T) {
 	l := newLab(t, nil)
 	l.serve("peer.example:8448", reply(200, `{"ok":true}`), "peer.example")

@@ -22,10 +22,15 @@ const (
 	dialTimeout      = 10 * time.Second
 	handshakeTimeout = 10 * time.Second
 	idleConnTimeout  = 90 * time.Second
+	pingAfter        = 20 * time.Second
+	pingTimeout      = 10 * time.Second
 
 	defaultTimeout      = 30 * time.Second
 	defaultMaxIdleConns = 256
 	maxConnsPerEndpoint = 32
+	maxIdlePerEndpoint  = 2
+	// streamBuffer bounds what is received of a response before it is read, in bytes.
+	streamBuffer = 512 << 10
 	// maxResponseHeader bounds the header of a response, in bytes.
 	maxResponseHeader = 64 << 10
 )

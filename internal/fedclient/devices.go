@@ -99,6 +99,8 @@ func (c *Client) ClaimKeys(ctx context.Context, server id.Server, want map[id.Us
 		Destination: server, Method: http.MethodPost, MaxResponse: maxKeyResponse,
 		Path: path(federationV1+"/user/keys/claim", nil),
 		Body: map[string]any{"one_time_keys": want},
+		// A claim that is repeated uses up another key.
+		once: true,
 	}, &out)
 	if err != nil {
 		return nil, err

@@ -1,6 +1,7 @@
 package fedclient
 
 import (
+	"bytes"
 	"context"
 	"crypto/ecdsa"
 	"crypto/ed25519"
@@ -192,6 +193,7 @@ func (l *lab) serve(address string, handler http.HandlerFunc, names ...string) *
 			auth: r.Header.Get("Authorization"), userAgent: r.UserAgent(), body: string(body),
 		})
 		l.mu.Unlock()
+		r.Body = io.NopCloser(bytes.NewReader(body))
 		handler(w, r)
 	}))
 	s.TLS = &tls.Config{Certificates: []tls.Certificate{cert}}

@@ -8,6 +8,7 @@ import (
 	"fmt"
 	"io"
 	"net/http"
+	"net/http/httptrace"
 	"strings"
 	"time"
 
@@ -49,6 +50,10 @@ type Request struct {
 	// SkipCircuit tries even if the server failed a moment ago. For callers
 	// that have their own backoff.
 	SkipCircuit bool
+
+	// once is set for requests that must not be repeated when a connection that
+	// was kept open turns out to be dead.
+	once bool
 }
 
 // name is the request for error messages: without the query, which may hold
@@ -206,7 +211,7 @@ func (c *Client) roundTrip(ctx context.Context, r *Request, h http.Header, body 
 		if i == maxEndpoints {
 			break
 		}
-		resp, err := c.send(ctx, r, e, h, body)
+		resp, err := c.sendKept(ctx, r, e, h, body)
 		if err == nil {
 			return resp, nil
 		}
@@ -217,6 +222,23 @@ func (c *Client) roundTrip(ctx context.Context, r *Request, h http.Header, body 
 		}
 	}
 	return nil, fmt.Errorf("%w (found by step %s of server discovery)", errors.Join(failures...), res.Step)
+}
+
+// sendKept sends again when a connection that was kept open turned out to be
+// dead, as after a restart of the other server. All requests may be repeated
+// (transactions and events have IDs) but those marked once.
+func (c *Client) sendKept(ctx context.Context, r *Request, e discovery.Endpoint, h http.Header, body []byte) (resp *http.Response, err error) {
+	for range maxIdlePerEndpoint + 1 {
+		reused := false
+		tctx := httptrace.WithClientTrace(ctx, &httptrace.ClientTrace{
+			GotConn: func(i httptrace.GotConnInfo) { reused = i.Reused },
+		})
+		resp, err = c.send(tctx, r, e, h, body)
+		if err == nil || !reused || r.once || ctx.Err() != nil {
+			break
+		}
+	}
+	return resp, err
 }
 
 func (c *Client) send(ctx context.Context, r *Request, e discovery.Endpoint, h http.Header, body []byte) (*http.Response, error) {

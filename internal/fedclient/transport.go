@@ -51,10 +51,16 @@ func federationTransport(cfg Config, tlsConfig *tls.Config, dial dialFunc) *http
 		},
 		ForceAttemptHTTP2:      true,
 		MaxIdleConns:           cfg.MaxIdleConns,
-		MaxIdleConnsPerHost:    2,
+		MaxIdleConnsPerHost:    maxIdlePerEndpoint,
 		MaxConnsPerHost:        maxConnsPerEndpoint,
 		IdleConnTimeout:        idleConnTimeout,
 		MaxResponseHeaderBytes: maxResponseHeader,
+		HTTP2: &http.HTTP2Config{
+			// A kept connection whose other end vanished without a word is noticed.
+			SendPingTimeout: pingAfter, PingTimeout: pingTimeout,
+			// What a reader that is slower than the network leaves in memory.
+			MaxReceiveBufferPerStream: streamBuffer, MaxReceiveBufferPerConnection: 32 * streamBuffer,
+		},
 	}
 }
 

@@ -39,7 +39,9 @@ func TestSRVIsCachedByItsTTL(t *testing.T) {
 				if err != nil {
 					t.Fatal(err)
 				}
+				w.dns.mu.Lock()
 				w.dns.soa = rr
+				w.dns.mu.Unlock()
 			}
 			look := func() {
 				t.Helper()
@@ -64,7 +66,9 @@ func TestSRVIsCachedByItsTTL(t *testing.T) {
 
 func TestTruncatedAnswersAreAskedForByTCP(t *testing.T) {
 	w := newWorld(t)
+	w.dns.mu.Lock()
 	w.dns.truncate = true
+	w.dns.mu.Unlock()
 	for i := range 40 {
 		w.dns.add(fmt.Sprintf("_matrix-fed._tcp.a.example. 60 IN SRV %d 0 %d h%d.example.", i, i+1, i))
 	}

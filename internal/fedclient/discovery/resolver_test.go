@@ -3,6 +3,7 @@ package discovery
 import (
 	"context"
 	"fmt"
+	"maps"
 	"net/http"
 	"reflect"
 	"strings"
@@ -81,9 +82,9 @@ func TestSteps(t *testing.T) {
 		t.Run(c.name, func(t *testing.T) {
 			w := newWorld(t)
 			w.dns.add(c.records...)
-			for name, code := range c.rcodes {
-				w.dns.rcodes[name] = code
-			}
+			w.dns.mu.Lock()
+			maps.Copy(w.dns.rcodes, c.rcodes)
+			w.dns.mu.Unlock()
 			if c.page != nil {
 				w.web.set(wellKnownURL("a.example"), *c.page)
 			}

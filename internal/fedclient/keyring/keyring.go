@@ -29,6 +29,9 @@ const (
 	defaultCacheEntries = 8192
 )
 
+// errStore marks failures of the store: they are ours, not the other server's.
+var errStore = errors.New("the key store failed")
+
 // Want says which keys of which servers are wanted, and until when (in
 // milliseconds) each should be valid. An empty inner map means all keys.
 type Want map[id.Server]map[id.KeyID]int64
@@ -238,7 +241,7 @@ func (k *Keyring) state(ctx context.Context, server id.Server) (*serverState, er
 	err := k.share(ctx, "load "+string(server), func(ctx context.Context) error {
 		keys, err := k.cfg.Store.Load(ctx, server)
 		if err != nil {
-			return fmt.Errorf("loading the keys of %s: %w", server, err)
+			return fmt.Errorf("%w: loading the keys of %s: %w", errStore, server, err)
 		}
 		st.mu.Lock()
 		defer st.mu.Unlock()
@@ -291,7 +294,7 @@ func (k *Keyring) learn(ctx context.Context, st *serverState, fresh *ServerKeys,
 		return nil
 	}
 	if err := k.cfg.Store.Save(ctx, keys); err != nil {
-		return fmt.Errorf("storing the keys of %s: %w", fresh.Server, err)
+		return fmt.Errorf("%w: storing the keys of %s: %w", errStore, fresh.Server, err)
 	}
 	return nil
 }

@@ -1,6 +1,7 @@
 package keyring
 
 import (
+	"errors"
 	"fmt"
 	"net/http"
 	"strings"
@@ -16,7 +17,8 @@ const maxAuthHeaders = 8
 // VerifyRequest checks the signature of an inbound request and returns the
 // server that sent it. body is the whole body, empty for none; destination is
 // the name that this server goes by. Failures are M_UNAUTHORIZED with status 401;
-// a body that is not JSON is M_NOT_JSON.
+// a body that is not JSON is M_NOT_JSON; a failure of the key store is an
+// internal error.
 //
 // A request may carry several signatures by different keys, as several headers
 // of one origin; one that is good is enough.
@@ -100,6 +102,9 @@ func (k *Keyring) verifyHeader(r *http.Request, h xmatrix.Header, msg []byte, no
 		return merr.Unauthorized("the key %s is not an ed25519 key", h.Key)
 	}
 	pub, err := k.requestKey(r, h, now)
+	if errors.Is(err, errStore) {
+		return err
+	}
 	if err != nil {
 		return fmt.Errorf("%w: %w", merr.Unauthorized("the key %s of %s is not known to be valid", h.Key, h.Origin), err)
 	}

@@ -116,3 +116,14 @@ func TestVerifyRequestNeedsAKeyThatIsValidNow(t *testing.T) {
 		t.Fatalf("after the server prolonged its key: %v", err)
 	}
 }
+
+func TestVerifyRequestTellsItsOwnFailuresApart(t *testing.T) {
+	n := newNetwork(t, "a.example")
+	store := &memStore{m: map[id.Server]*ServerKeys{}, fail: errors.New("disk on fire")}
+	k := n.ring(func(c *Config) { c.Store = store })
+	r := httptest.NewRequest("GET", "/x", nil)
+	r.Header.Set("Authorization", signed(t, n.servers["a.example"], "GET", "/x", "us.example", ""))
+	if _, err := k.VerifyRequest(r, nil, "us.example"); err == nil || merr.From(err).Status != 500 {
+		t.Fatalf("a broken store gave %v", err)
+	}
+}
