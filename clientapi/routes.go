@@ -14,6 +14,7 @@ func (s *Server) Routes() []httpapi.Route {
 	var rows []httpapi.Route
 	for _, group := range [][]httpapi.Route{
 		s.discoveryRoutes(), s.accountRoutes(), s.deviceRoutes(), s.userDataRoutes(), s.pushRoutes(), s.profileRoutes(),
+		s.roomRoutes(), s.directoryRoutes(), s.keyRoutes(), s.otherRoutes(),
 	} {
 		rows = append(rows, group...)
 	}
