@@ -118,6 +118,8 @@ type Server struct {
 	memo    *resolveMemo
 	verify  chan struct{} // one token for each signature checked at a time
 
+	ops operations
+
 	mu       sync.Mutex
 	backfill map[id.Room]chan struct{} // rooms that are being backfilled
 }

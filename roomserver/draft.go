@@ -180,13 +180,15 @@ func (d *draft) add(ctx context.Context, a *addition) error {
 	return d.advance(ctx, a)
 }
 
-// advance makes an event a forward extremity in place of what it refers to.
+// advance makes an event a forward extremity in place of what it refers to. One that
+// came late, when others refer to it already, only ends those.
 //
 // An event may refer to others only through events that are no extremities of
 // ours, because they were rejected or soft failed: their ancestors are covered by
 // it as well.
 func (d *draft) advance(ctx context.Context, a *addition) error {
-	if referred, err := d.isReferred(ctx, a); err != nil || referred {
+	referred, err := d.isReferred(ctx, a)
+	if err != nil {
 		return err
 	}
 	covered, err := d.covered(ctx, a.Event)
@@ -199,7 +201,16 @@ func (d *draft) advance(ctx context.Context, a *addition) error {
 			tips = append(tips, t)
 		}
 	}
-	tips = append(tips, a.Event)
+	if !referred {
+		if !referred {
+		tips = append(tips, a.Event)
+	}
+	if referred && len(tips) == len(d.tips) {
+		return nil
+	}
+	} else if len(tips) == len(d.tips) || len(tips) == 0 {
+		return nil
+	}
 	slices.SortFunc(tips, func(a, b *eventstore.Event) int { return int(a.NID - b.NID) })
 	roots := make([]statetree.Root, len(tips))
 	for i, t := range tips {
@@ -257,8 +268,8 @@ func sameTip(tips []*eventstore.Event, ids []id.Event) bool {
 	return true
 }
 
-// isReferred tells whether an event that came late is a previous event of one we
-// have: then it is no extremity.
+// isReferred tells whether an event that came late is a previous event of an accepted
+// one that we have.
 func (d *draft) isReferred(ctx context.Context, e *addition) (bool, error) {
 	if e.ours {
 		return false, nil
@@ -268,7 +279,22 @@ func (d *draft) isReferred(ctx context.Context, e *addition) (bool, error) {
 			return true, nil
 		}
 	}
-	return d.s.store.IsBackwardExtremity(ctx, d.room.NID, e.ID)
+	missed, err := d.s.store.IsBackwardExtremity(ctx, d.room.NID, e.ID)
+	if err != nil || !missed {
+		return false, err
+	}
+	ends, err := d.s.store.BackwardExtremities(ctx, d.room.NID)
+	if err != nil {
+		return false, err
+	}
+	var children []nid.Event
+	for _, end := range ends {
+		if end.Missing == e.ID {
+			children = append(children, end.Event)
+		}
+	}
+	events, err := d.events(ctx, children)
+	return slices.ContainsFunc(events, accepted), err
 }
 
 // state gives the events of some keys in a state, those that exist, as the rules
