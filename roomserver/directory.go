@@ -186,4 +186,3 @@ func (s *Server) IsPublished(ctx context.Context, room id.Room) (bool, error) {
 	}
 	return s.store.Published(ctx, r.NID, eventstore.List{})
 }
-

@@ -202,13 +202,9 @@ func (d *draft) advance(ctx context.Context, a *addition) error {
 		}
 	}
 	if !referred {
-		if !referred {
 		tips = append(tips, a.Event)
 	}
 	if referred && len(tips) == len(d.tips) {
-		return nil
-	}
-	} else if len(tips) == len(d.tips) || len(tips) == 0 {
 		return nil
 	}
 	slices.SortFunc(tips, func(a, b *eventstore.Event) int { return int(a.NID - b.NID) })

@@ -121,4 +121,3 @@ func shownStripped(rules *event.Rules, raws []json.RawMessage) []json.RawMessage
 	}
 	return out
 }
-
