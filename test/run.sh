@@ -3,7 +3,8 @@
 # RACE=1 adds the race detector. The output of go test is shown as it comes.
 set -u
 GO=${GO:-go}
-flags="-count=1 -timeout 18m"
+# goolm is the client library of test/integration without C.
+flags="-count=1 -timeout 18m -tags goolm"
 [ -n "${RACE:-}" ] && flags="$flags -race"
 log=$(mktemp)
 trap 'rm -f "$log"' EXIT
