@@ -85,8 +85,9 @@ type WellKnown struct {
 
 // Media is about uploads and media of other servers.
 type Media struct {
-	MaxUpload Bytes  `yaml:"max_upload" doc:"Largest upload, and largest file fetched from another server."`
-	Path      string `yaml:"path" doc:"Folder of media. Empty: media in data_dir."`
+	MaxUpload       Bytes  `yaml:"max_upload" doc:"Largest upload, and largest file fetched from another server."`
+	Path            string `yaml:"path" doc:"Folder of media. Empty: media in data_dir."`
+	LegacyDownloads bool   `yaml:"legacy_downloads" doc:"Serve media without authentication too, for clients and servers from before spec v1.11."`
 }
 
 // RateLimits slows down who asks too much.

@@ -1,0 +1,179 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"net/http"
+
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/eventstore"
+	"weft/internal/fedclient"
+	"weft/internal/fedclient/guard"
+	"weft/internal/fedclient/keyring"
+	"weft/internal/httpapi"
+	"weft/internal/sqldb"
+	"weft/internal/stream"
+	"weft/matrix/id"
+)
+
+// The parts of the memory budget that the caches get, in per mille, and their
+// bounds. The rest is for the work itself and for the garbage collector.
+const (
+	pageCacheShare  = 60
+	eventCacheShare = 120
+	nodeCacheShare  = 60
+	nameCacheShare  = 60
+)
+
+// openDatabase opens the database and brings the shared tables up to date.
+func (s *Server) openDatabase(ctx context.Context) error {
+	var err error
+	s.db, err = sqldb.Open(ctx, s.cfg.databaseURL(), sqldb.Options{
+		Log: s.log.WithField("part", "database"), MaxConns: s.cfg.DatabaseConnections,
+		CacheBytes: s.cfg.share(pageCacheShare, 8*mib, 256*mib), Now: s.opts.Now,
+	})
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	if err := stream.Migrate(ctx, s.db); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	if err := eventstore.Migrate(ctx, s.db); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	s.events, err = eventstore.Open(s.db, eventstore.Options{
+		Events: s.cfg.share(eventCacheShare, 16*mib, 4096*mib),
+		Nodes:  s.cfg.share(nodeCacheShare, 8*mib, 2048*mib),
+		Names:  s.cfg.share(nameCacheShare, 8*mib, 1024*mib),
+	})
+	if err != nil {
+		return fmt.Errorf("event store: %w", err)
+	}
+	return nil
+}
+
+// openFederation makes the client towards other servers and the ring of their
+// keys.
+func (s *Server) openFederation(ctx context.Context) error {
+	f := s.cfg.Federation
+	var err error
+	s.fed, err = fedclient.New(fedclient.Config{
+		ServerName: id.Server(s.cfg.ServerName), KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version,
+		CAFile: f.CAFile, InsecureSkipVerify: !f.VerifyTLS, Addresses: guard.Options{AllowPrivate: f.AllowPrivateAddresses},
+		DNSServers: f.DNSServers, Dial: s.opts.Dial, Log: s.part("federation"), Now: s.opts.Now,
+	})
+	if err != nil {
+		return err
+	}
+	store, err := keyring.NewSQLStore(ctx, s.db)
+	if err != nil {
+		return err
+	}
+	var notaries []keyring.Notary
+	for _, n := range f.TrustedNotaries {
+		notaries = append(notaries, keyring.Notary{Server: id.Server(n)})
+	}
+	s.ring, err = keyring.New(keyring.Config{
+		ServerName: id.Server(s.cfg.ServerName), OwnKeys: map[id.KeyID]keyring.Key{s.key.ID: {Public: s.key.Public()}},
+		Fetcher: s.fed, Store: store, Notaries: notaries, Log: s.part("keyring"), Now: s.opts.Now,
+	})
+	if err != nil {
+		return err
+	}
+	return nil
+}
+
+// part gives a component its log.
+func (s *Server) part(name string) *logrus.Entry { return s.log.WithField("part", name) }
+
+// listen opens all listeners before it serves any, so that a server is whole
+// or not there.
+func (s *Server) listen(ctx, stopping context.Context) error {
+	s.listening = newListening(s.part("http"))
+	handler, err := s.handler(stopping)
+	if err != nil {
+		return err
+	}
+	type opened struct {
+		net.Listener
+		cert *certificate
+		h    http.Handler
+	}
+	var all []opened
+	fail := func(err error) error {
+		for _, l := range all {
+			err = errors.Join(err, l.Close())
+		}
+		return err
+	}
+	for _, l := range s.cfg.Listeners {
+		var cert *certificate
+		if l.TLS.Certificate != "" {
+			if cert, err = loadCertificate(l.TLS, s.part("http"), s.opts.Now); err != nil {
+				return fail(err)
+			}
+		}
+		listener, err := open(ctx, l.Address)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, opened{listener, cert, handler})
+		s.urls = append(s.urls, baseURL(listener.Addr(), cert != nil))
+	}
+	if s.cfg.AdminListen != "" {
+		listener, err := open(ctx, s.cfg.AdminListen)
+		if err != nil {
+			return fail(err)
+		}
+		all = append(all, opened{listener, nil, adminHandler(s.reg, s.part("admin"), s.check)})
+		s.admin = baseURL(listener.Addr(), false)
+		s.log.WithField("address", s.admin).Info("metrics and health")
+	}
+	for _, l := range all {
+		s.listening.serve(l.Listener, l.cert, l.h)
+	}
+	for _, u := range s.urls {
+		s.log.WithFields(logrus.Fields{"address": u, "server_name": s.cfg.ServerName, "version": s.opts.Version}).Info("Weft is listening")
+	}
+	return nil
+}
+
+// handler makes the handler of all components' endpoints.
+func (s *Server) handler(stopping context.Context) (http.Handler, error) {
+	proxies, err := s.cfg.trustedProxies()
+	if err != nil {
+		return nil, fmt.Errorf("trusted_proxies: %w", err)
+	}
+	return httpapi.NewHandler(httpapi.Config{
+		Log: s.part("http"), Auth: s.parts.accounts,
+		VerifyServer: func(r *http.Request, body []byte) (id.Server, error) {
+			return s.ring.VerifyRequest(r, body, id.Server(s.cfg.ServerName))
+		},
+		Limits: s.cfg.limits(), MaxRunning: int64(s.cfg.MaxRequests), Stopping: stopping,
+		TrustedProxies: proxies, Metrics: s.reg, Now: s.opts.Now,
+	}, s.parts.routes...), nil
+}
+
+// limits gives the rate limits, or none.
+func (c *Config) limits() httpapi.Limits {
+	if !c.RateLimits.Enabled {
+		return nil
+	}
+	l := httpapi.DefaultLimits()
+	for class, r := range l {
+		l[class] = httpapi.Rate{PerSecond: r.PerSecond * c.RateLimits.Factor, Burst: max(1, int(float64(r.Burst)*c.RateLimits.Factor))}
+	}
+	return l
+}
+
+// check is the health check: the database must answer.
+func (s *Server) check(ctx context.Context) error {
+	var one int
+	if err := s.db.QueryRow(ctx, "SELECT 1").Scan(&one); err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
+	return nil
+}

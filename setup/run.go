@@ -1,0 +1,193 @@
+package setup
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"os"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/bus"
+	"weft/internal/eventstore"
+	"weft/internal/fedclient"
+	"weft/internal/fedclient/keyring"
+	"weft/internal/serverkey"
+	"weft/internal/sqldb"
+	"weft/matrix/id"
+)
+
+// RunOptions are what a server takes from the program around it rather than from
+// its configuration.
+type RunOptions struct {
+	// Log is where the server logs; nil: as the configuration says, to
+	// standard error.
+	Log *logrus.Logger
+	// Version is what the server says it is.
+	Version string
+	// Now is the clock; nil: time.Now.
+	Now func() time.Time
+	// Verify makes the server check its invariants when it stops.
+	Verify bool
+	// Dial replaces the dialer towards other servers, so that tests can lead
+	// names to servers of their own.
+	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+}
+
+// Server is a running server.
+type Server struct {
+	cfg  Config
+	opts RunOptions
+	log  *logrus.Entry
+
+	db     *sqldb.DB
+	bus    *bus.Local
+	events *eventstore.Reader
+	key    serverkey.Key
+	fed    *fedclient.Client
+	ring   *keyring.Keyring
+	reg    *prometheus.Registry
+	parts  *parts
+
+	listening *listening
+	urls      []string
+	admin     string
+
+	done chan struct{}
+	err  error // set before done is closed
+}
+
+// Run boots a server: when it returns, requests are answered. The server stops,
+// in order, when ctx ends:
+//  1. sleeping requests are woken, no new ones are taken, the others end
+//  2. background work ends
+//  3. what was accepted for writing is written, and the database closes
+func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
+	s, err := build(ctx, cfg, o)
+	if err != nil {
+		return nil, err
+	}
+	stopping, stopPolls := context.WithCancel(context.WithoutCancel(ctx))
+	if err := s.listen(ctx, stopping); err != nil {
+		stopPolls()
+		return nil, errors.Join(err, s.close())
+	}
+	go s.supervise(ctx, stopPolls)
+	return s, nil
+}
+
+// build opens everything and wires the components, without running anything.
+func build(ctx context.Context, cfg Config, o RunOptions) (_ *Server, err error) {
+	if err := cfg.Validate(); err != nil {
+		return nil, fmt.Errorf("configuration: %w", err)
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	if o.Log == nil {
+		if o.Log, err = NewLogger(cfg.Log, os.Stderr); err != nil {
+			return nil, err
+		}
+	}
+	s := &Server{cfg: cfg, opts: o, log: logrus.NewEntry(o.Log), bus: bus.NewLocal(), done: make(chan struct{})}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, s.close())
+		}
+	}()
+	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
+		return nil, fmt.Errorf("data folder: %w", err)
+	}
+	var warning string
+	if s.key, warning, err = serverkey.LoadOrGenerate(id.Server(cfg.ServerName), cfg.signingKeyPath()); err != nil {
+		return nil, err
+	}
+	if warning != "" {
+		s.log.Warn(warning)
+	}
+	if err := s.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	s.reg = newRegistry(o.Version, s.db, s.bus)
+	if err := s.openFederation(ctx); err != nil {
+		return nil, err
+	}
+	if s.parts, err = s.wire(ctx); err != nil {
+		return nil, err
+	}
+	return s, nil
+}
+
+// URLs gives the base URLs of the listeners, in the configuration's order.
+func (s *Server) URLs() []string { return s.urls }
+
+// AdminURL gives the base URL of the admin listener, or "".
+func (s *Server) AdminURL() string { return s.admin }
+
+// Wait returns when the server has stopped. The error is what made it stop, or
+// what went wrong while it did; nil where it stopped because its context ended.
+func (s *Server) Wait() error {
+	<-s.done
+	return s.err
+}
+
+// supervise runs the background work and stops the server when ctx ends or a
+// part of it fails.
+func (s *Server) supervise(ctx context.Context, stopPolls context.CancelFunc) {
+	defer close(s.done)
+	background, endBackground := context.WithCancel(context.WithoutCancel(ctx))
+	defer endBackground()
+	failed := make(chan error, len(s.parts.runners))
+	var work sync.WaitGroup
+	for name, run := range s.parts.runners {
+		work.Go(func() {
+			if err := run(background); err != nil && !errors.Is(err, context.Canceled) {
+				failed <- fmt.Errorf("%s: %w", name, err)
+			}
+		})
+	}
+	var cause error
+	select {
+	case <-ctx.Done():
+		s.log.Info("stopping")
+	case cause = <-failed:
+	case cause = <-s.listening.failed:
+	}
+	if cause != nil {
+		s.log.WithError(cause).Error("stopping because a part of the server failed")
+	}
+	stopPolls()
+	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(s.cfg.ShutdownTimeout))
+	stopErr := s.listening.stop(limit)
+	cancel()
+	if stopErr != nil {
+		// Cutting off slow requests is what the limit is for.
+		s.log.WithError(stopErr).Warn("not all requests ended in time")
+	}
+	endBackground()
+	work.Wait()
+	close(failed)
+	errs := []error{cause}
+	for err := range failed {
+		errs = append(errs, err)
+	}
+	s.err = errors.Join(append(errs, s.close())...)
+	s.log.Info("stopped")
+}
+
+// close gives back what build took.
+func (s *Server) close() error {
+	if s.fed != nil {
+		s.fed.Close()
+	}
+	if s.db != nil {
+		if err := s.db.Close(); err != nil {
+			return fmt.Errorf("close database: %w", err)
+		}
+	}
+	return nil
+}

@@ -1,0 +1,106 @@
+package setup
+
+import (
+	"context"
+	"fmt"
+	"runtime"
+	"slices"
+	"strings"
+	"time"
+
+	"weft/clientapi"
+	clientapiapi "weft/clientapi/api"
+	"weft/internal/httpapi"
+	"weft/keyserver"
+	"weft/matrix/event"
+	"weft/matrix/id"
+	"weft/mediaapi"
+)
+
+// parts are the components, wired to each other.
+type parts struct {
+	accounts clientapiapi.Accounts
+	routes   [][]httpapi.Route
+	// runners do the background work of each component until their context ends.
+	runners map[string]func(context.Context) error
+}
+
+func (p *parts) add(name string, run func(context.Context) error, routes []httpapi.Route) {
+	p.runners[name] = run
+	if routes != nil {
+		p.routes = append(p.routes, routes)
+	}
+}
+
+// wire makes the components, each after those that it needs. Where two need
+// each other, one gets a stand-in that is filled in before anything runs.
+func (s *Server) wire(ctx context.Context) (*parts, error) {
+	name := id.Server(s.cfg.ServerName)
+	p := &parts{runners: make(map[string]func(context.Context) error)}
+	outbound := &lateOutbound{}
+
+	keys, err := keyserver.New(ctx, keyserver.Config{
+		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: name,
+		Rooms: s.events, Federation: s.fed, Outbound: outbound,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("keyserver: %w", err)
+	}
+	p.add("keyserver", keys.Run, nil)
+
+	services, err := s.cfg.appservices()
+	if err != nil {
+		return nil, err
+	}
+	accounts, err := clientapi.New(ctx, clientapi.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg,
+		Keys: keys, ToDevice: keys, Backup: keys, Outbound: outbound, Fed: s.fed,
+		Registration: s.cfg.registration(), Appservices: services, WellKnown: s.cfg.wellKnown(), TURN: s.cfg.turn(),
+		DefaultRoomVersion:  event.RoomVersion(s.cfg.Rooms.DefaultVersion),
+		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime),
+	})
+	if err != nil {
+		return nil, fmt.Errorf("clientapi: %w", err)
+	}
+	p.accounts = accounts
+	p.add("clientapi", accounts.Run, accounts.Routes())
+
+	if slices.Contains(s.cfg.Components, "mediaapi") {
+		media, err := mediaapi.New(ctx, mediaapi.Config{
+			DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name, Dir: s.cfg.mediaPath(),
+			MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
+			LegacyDownloads: s.cfg.Media.LegacyDownloads,
+		})
+		if err != nil {
+			return nil, err
+		}
+		p.add("mediaapi", media.Run, media.Routes())
+	}
+	return p, nil
+}
+
+func (c *Config) registration() clientapi.Registration {
+	r := c.Registration
+	return clientapi.Registration{Mode: r.Mode, Tokens: r.Tokens, SharedSecret: r.SharedSecret, Guests: r.Guests}
+}
+
+func (c *Config) wellKnown() clientapi.WellKnown {
+	w := clientapi.WellKnown{
+		ClientBaseURL: c.WellKnown.Client, IdentityServerURL: c.WellKnown.IdentityServer, SupportPage: c.WellKnown.SupportPage,
+	}
+	if contact := c.WellKnown.SupportContact; contact != "" {
+		sc := clientapi.SupportContact{Role: "m.role.admin"}
+		if strings.HasPrefix(contact, "@") {
+			sc.MatrixID = contact
+		} else {
+			sc.Email = contact
+		}
+		w.SupportContacts = append(w.SupportContacts, sc)
+	}
+	return w
+}
+
+func (c *Config) turn() clientapi.TURN {
+	t := c.TURN
+	return clientapi.TURN{URIs: t.URIs, SharedSecret: t.SharedSecret, Username: t.Username, Password: t.Password, TTL: time.Duration(t.Lifetime)}
+}
