@@ -19,8 +19,8 @@ const maxFindings = 50
 // Verify checks what must always be true of the store, and returns what is not. It
 // reads everything; writers should be at rest.
 //
-//   - forward extremities are accepted events with a state, and none is an ancestor's
-//     parent of another
+//   - forward extremities are accepted events with a state, and none is a parent of an
+//     event that is not history
 //   - the current state is the resolution of the states after them
 //   - state trees are canonical and complete
 //   - every event of the graph has its parents, or backward extremities in their place
@@ -135,7 +135,7 @@ func (v *verifier) graph(ctx context.Context, d *draft) error {
 				last = e.StateBefore
 			}
 			for _, p := range e.PrevEvents {
-				if tips[p] {
+				if tips[p] && e.StreamPos > 0 {
 					v.broken("%s: the forward extremity %s is a parent of %s", d.room.ID, p, e.ID)
 				}
 			}

@@ -74,11 +74,11 @@ func (p *policyServer) recommends(ev *event.Event) bool {
 func (s *Server) askPolicy(ctx context.Context, room *eventstore.Room, ev *event.Event) (*event.Event, error) {
 	policy, err := s.store.CurrentState(room).Get(ctx, typePolicy, "")
 	if err != nil {
-		return nil, err
+		return ev, err
 	}
 	p, err := s.policyOf(ctx, room, policy)
 	if err != nil {
-		return nil, err
+		return ev, err
 	}
 	if p.exempt(ev) || p.recommends(ev) || p.via == s.cfg.ServerName {
 		return ev, nil
@@ -87,6 +87,7 @@ func (s *Server) askPolicy(ctx context.Context, room *eventstore.Room, ev *event
 	if err != nil {
 		return ev, err
 	}
+	s.metrics.fetched("policy_sign", 1)
 	sig, ok := sigs[p.via][policyKeyID]
 	if !ok {
 		return ev, merr.Forbidden("the room's policy server did not sign the event")

@@ -73,7 +73,7 @@ type gapState struct {
 //  9. the state before the event: stateBefore
 //  10. auth rules by that state, or rejected: byStateBefore
 //  11. auth rules by the room's current state, or soft failed: byCurrentState
-//  12. the room's policy server, or soft failed: byPolicy
+//  12. the room's policy server, or soft failed: byPolicy; it was asked after step 6
 //  13. extremities, state, redactions: draft.add
 //  14. persist, and publish: commit
 //
@@ -169,6 +169,15 @@ func (p *plan) gatherPulled(ctx context.Context, in *incoming, missing []id.Even
 		}
 	} else if len(missing) > 0 {
 		return errMissingPrev
+	}
+	if in.mode != inputHistory {
+		var err error
+		if in.ev, err = p.s.askPolicy(ctx, p.room, in.ev); err != nil {
+			if isInternal(err) {
+				return err
+			}
+			p.s.log.WithError(err).WithField("event", in.ev.ID).Info("no recommendation by the room's policy server")
+		}
 	}
 	p.put(in)
 	return nil

@@ -33,6 +33,9 @@ type buildFunc func(ctx context.Context, v *roomView) ([]eventSpec, error)
 // sendJob is a send in a room's queue.
 type sendJob struct {
 	build buildFunc
+	// built are events that are ready: they had to leave the queue to be signed by
+	// the room's policy server.
+	built []*event.Event
 	opt   sendOptions
 
 	events []*eventstore.Event
@@ -78,10 +81,42 @@ func (s *Server) sendLocal(ctx context.Context, room id.Room, opt sendOptions, b
 		}
 	}
 	send := &sendJob{build: build, opt: opt}
-	if err := s.queues.do(room, &job{ctx: ctx, send: send}); err != nil {
+	err := s.queues.do(room, &job{ctx: ctx, send: send})
+	var unsigned *needsPolicy
+	if errors.As(err, &unsigned) {
+		if send.built, err = s.recommended(ctx, room, unsigned.events); err != nil {
+			return nil, err
+		}
+		err = s.queues.do(room, &job{ctx: ctx, send: send})
+	}
+	if err != nil {
 		return nil, err
 	}
 	return send.events, nil
+}
+
+// needsPolicy says that built events must be signed by the room's policy server
+// first, which is not waited for in the room's queue.
+type needsPolicy struct{ events []*event.Event }
+
+func (*needsPolicy) Error() string { return "the room's policy server must be asked" }
+
+// recommended gets events of ours signed by the room's policy server. What it says
+// against them goes to the client.
+//
+// spec: server-server §26.2 ("that error SHOULD be provided to the client verbatim")
+func (s *Server) recommended(ctx context.Context, roomID id.Room, events []*event.Event) ([]*event.Event, error) {
+	room, err := s.store.Room(ctx, roomID)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*event.Event, len(events))
+	for i, ev := range events {
+		if out[i], err = s.askPolicy(ctx, room, ev); err != nil {
+			return nil, err
+		}
+	}
+	return out, nil
 }
 
 // sentBefore gives the events of a client's transaction, nil when it is new.
@@ -135,19 +170,48 @@ func (d *draft) send(ctx context.Context, send *sendJob) error {
 			return err
 		}
 	}
+	if send.built != nil {
+		for _, ev := range send.built {
+			if err := d.accept(ctx, &incoming{ev: ev, origin: d.s.cfg.ServerName, mode: inputMembership}); err != nil {
+				return err
+			}
+			send.events = append(send.events, d.byID[ev.ID])
+		}
+	} else if err := d.build(ctx, send); err != nil {
+		return err
+	}
+	if send.opt.Txn.ID != "" && len(send.events) > 0 {
+		d.txns = append(d.txns, clientTxn{sendOptions: send.opt, event: send.events[0]})
+	}
+	return nil
+}
+
+// build makes the events of a send.
+func (d *draft) build(ctx context.Context, send *sendJob) error {
 	specs, err := send.build(ctx, &roomView{d})
 	if err != nil {
 		return err
 	}
+	policy, err := (&roomView{d}).State(ctx, typePolicy, "")
+	if err != nil {
+		return err
+	}
+	server, err := d.s.policyOf(ctx, d.room, policy)
+	if err != nil {
+		return err
+	}
+	var unsigned []*event.Event
+	asks := false
 	for _, spec := range specs {
 		e, err := d.addLocal(ctx, spec)
 		if err != nil {
 			return err
 		}
-		send.events = append(send.events, e)
+		send.events, unsigned = append(send.events, e), append(unsigned, e.Event)
+		asks = asks || !server.exempt(e.Event) && server.via != d.s.cfg.ServerName
 	}
-	if send.opt.Txn.ID != "" && len(send.events) > 0 {
-		d.txns = append(d.txns, clientTxn{sendOptions: send.opt, event: send.events[0]})
+	if asks {
+		return &needsPolicy{unsigned}
 	}
 	return nil
 }
