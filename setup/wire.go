@@ -10,11 +10,13 @@ import (
 
 	"weft/clientapi"
 	clientapiapi "weft/clientapi/api"
+	"weft/federationapi"
 	"weft/internal/httpapi"
 	"weft/keyserver"
 	"weft/matrix/event"
 	"weft/matrix/id"
 	"weft/mediaapi"
+	"weft/roomserver"
 )
 
 // parts are the components, wired to each other.
@@ -37,7 +39,16 @@ func (p *parts) add(name string, run func(context.Context) error, routes []httpa
 func (s *Server) wire(ctx context.Context) (*parts, error) {
 	name := id.Server(s.cfg.ServerName)
 	p := &parts{runners: make(map[string]func(context.Context) error)}
-	outbound := &lateOutbound{}
+	outbound, sync := &lateOutbound{}, &lateSync{}
+
+	rooms, err := roomserver.New(ctx, roomserver.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
+		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Verify: s.opts.Verify,
+	})
+	if err != nil {
+		return nil, err
+	}
+	p.add("roomserver", rooms.Run, nil)
 
 	keys, err := keyserver.New(ctx, keyserver.Config{
 		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: name,
@@ -54,7 +65,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	}
 	accounts, err := clientapi.New(ctx, clientapi.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg,
-		Keys: keys, ToDevice: keys, Backup: keys, Outbound: outbound, Fed: s.fed,
+		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Backup: keys, Sync: sync, Outbound: outbound, Fed: s.fed,
 		Registration: s.cfg.registration(), Appservices: services, WellKnown: s.cfg.wellKnown(), TURN: s.cfg.turn(),
 		DefaultRoomVersion:  event.RoomVersion(s.cfg.Rooms.DefaultVersion),
 		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime),
@@ -76,6 +87,18 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		}
 		p.add("mediaapi", media.Run, media.Routes())
 	}
+
+	federation, err := federationapi.New(ctx, federationapi.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: name,
+		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
+		WellKnown: s.cfg.WellKnown.Server, OpenID: accounts.OpenIDUser,
+		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Sync: sync, Accounts: accounts, Metrics: s.reg,
+	})
+	if err != nil {
+		return nil, err
+	}
+	outbound.Outbound = federation
+	p.add("federationapi", federation.Run, federation.Routes())
 	return p, nil
 }
 
