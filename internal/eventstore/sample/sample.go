@@ -323,3 +323,9 @@ func (r *Room) image(u user) (*event.Event, error) {
 		},
 	}, ""))
 }
+
+// Member gives the i-th member, as a sender.
+func (r *Room) Member(i int) Sender { return r.users[i%len(r.users)] }
+
+// Sender is a member of a sample room.
+type Sender = user
