@@ -118,7 +118,15 @@ func (d *draft) accept(ctx context.Context, in *incoming) error {
 		}
 		return verdict
 	}
+	// What accepted events refer to already is history, however late it comes: the current
+	// state has no say in it.
+	referred := false
 	if a.live {
+		if referred, err = d.isReferred(ctx, a); err != nil {
+			return err
+		}
+	}
+	if a.live && !referred {
 		if verdict, err = d.byCurrentState(ctx, in, a.StateBefore); err != nil {
 			return err
 		}
@@ -172,7 +180,7 @@ func (d *draft) place(ctx context.Context, in *incoming, known *eventstore.Event
 			prevs = append(prevs, p)
 		}
 	}
-	a := &addition{known: known != nil, live: in.mode != inputHistory}
+	a := &addition{known: known != nil, partial: known != nil && partial(known), live: in.mode != inputHistory}
 	for _, missing := range in.ev.PrevEvents {
 		if slices.ContainsFunc(prevs, func(p *eventstore.Event) bool { return p.ID == missing }) {
 			continue

@@ -27,18 +27,20 @@ type clientTxn struct {
 
 // writeSet is a draft made ready: all that a transaction needs, so that it is short.
 type writeSet struct {
-	d       *draft
-	room    *eventstore.Room // as it will be
-	insert  []write.Row
-	place   []*eventstore.Event
-	live    []*eventstore.Event // in the order of their stream positions
-	history []*eventstore.Event
-	members []write.MemberChange
-	users   []string // local users whose membership changes
-	arrived []id.Event
-	gaps    []write.Backward
-	pending []*eventstore.Event // redactions whose target is not here
-	pos     int64               // the last stream position
+	d      *draft
+	room   *eventstore.Room // as it will be
+	insert []write.Row
+	place  []*eventstore.Event
+	// completed are events of place that were stored without all their auth events.
+	completed []*eventstore.Event
+	live      []*eventstore.Event // in the order of their stream positions
+	history   []*eventstore.Event
+	members   []write.MemberChange
+	users     []string // local users whose membership changes
+	arrived   []id.Event
+	gaps      []write.Backward
+	pending   []*eventstore.Event // redactions whose target is not here
+	pos       int64               // the last stream position
 }
 
 // commit is step 14: it stores a draft and publishes it. errStale reports that the
@@ -77,6 +79,9 @@ func (d *draft) ready(ctx context.Context) (*writeSet, error) {
 		roots = append(roots, a.StateBefore)
 		if a.known {
 			w.place = append(w.place, a.Event)
+			if a.partial {
+				w.completed = append(w.completed, a.Event)
+			}
 		} else {
 			w.insert = append(w.insert, d.s.writer.Row(a.Event))
 		}
@@ -151,6 +156,11 @@ func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
 	}
 	if err := out.PlaceEvents(ctx, tx, w.place); err != nil {
 		return err
+	}
+	for _, e := range w.completed {
+		if err := out.SetAuth(ctx, tx, e); err != nil {
+			return err
+		}
 	}
 	if err := w.edges(ctx, tx); err != nil {
 		return err
@@ -401,17 +411,25 @@ func (s *Server) userNID(ctx context.Context, user id.User) (nid.StateKey, error
 	return keys[string(user)], err
 }
 
-// insertOutliers stores outliers. Where another writer stored one of them first, it is
+// insertOutliers stores outliers, and the auth events of some that were stored without
+// them. Where another writer stored one of them first, it is
 // a unique violation.
-func (s *Server) insertOutliers(ctx context.Context, events []*eventstore.Event) error {
-	if len(events) == 0 {
+func (s *Server) insertOutliers(ctx context.Context, events, completed []*eventstore.Event) error {
+	if len(events)+len(completed) == 0 {
 		return nil
 	}
 	rows := make([]write.Row, len(events))
 	for i, e := range events {
 		rows[i] = s.writer.Row(e)
 	}
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error { return s.writer.InsertEvents(ctx, tx, rows) })
+	return s.group.Update(ctx, func(tx *sqldb.Tx) error {
+		for _, e := range completed {
+			if err := s.writer.SetAuth(ctx, tx, e); err != nil {
+				return err
+			}
+		}
+		return s.writer.InsertEvents(ctx, tx, rows)
+	})
 }
 
 // stage stores the events of a transaction and its answer, together.

@@ -48,6 +48,8 @@ type addition struct {
 	*eventstore.Event
 	// known: the event was stored before, as an outlier.
 	known bool
+	// partial: and that without all its auth events.
+	partial bool
 	// live: the event gets a stream position, and clients see it as new. Otherwise
 	// it is history.
 	live bool

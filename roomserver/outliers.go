@@ -27,6 +27,8 @@ type spoolStatus struct {
 	flags   eventstore.Flags
 	isState bool
 	key     statetree.Key
+	// partial: it was stored while some of its auth events were not known.
+	partial bool
 }
 
 // outliers stores the events of a spool.
@@ -107,7 +109,15 @@ func (o *outliers) find(ctx context.Context, list []int32) error {
 }
 
 func statusOf(e *eventstore.Event) spoolStatus {
-	return spoolStatus{nid: e.NID, flags: e.Flags, isState: e.IsState, key: e.Key()}
+	return spoolStatus{nid: e.NID, flags: e.Flags, isState: e.IsState, key: e.Key(), partial: partial(e)}
+}
+
+// partial tells whether an event was stored while some of its auth events were not
+// known, as one of a room that we were not in.
+func partial(e *eventstore.Event) bool {
+	distinct := slices.Clone(e.AuthEvents)
+	slices.Sort(distinct)
+	return len(e.AuthNIDs) < len(slices.Compact(distinct))
 }
 
 // batch verifies and stores some entries, whose auth events come before them. When
@@ -116,7 +126,7 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 	var index []int32
 	var events []*event.Event
 	for _, i := range list {
-		if o.done[i].nid != 0 {
+		if o.done[i].nid != 0 && !o.done[i].partial {
 			continue
 		}
 		ev, err := o.sp.event(i)
@@ -141,14 +151,14 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 }
 
 func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.Event, signed []error) error {
-	var rows []*eventstore.Event
+	var rows, completed []*eventstore.Event
 	for k, ev := range events {
 		i := index[k]
 		if signed[k] != nil {
 			o.s.log.WithError(signed[k]).WithField("event", ev.ID).Info("an event of the state or auth chain is not signed as it must be")
 			continue
 		}
-		if o.done[i].nid != 0 {
+		if o.done[i].nid != 0 && !o.done[i].partial {
 			continue
 		}
 		auth, flags, ok, err := o.judge(ctx, ev)
@@ -158,19 +168,25 @@ func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.
 		if !ok {
 			continue
 		}
-		n, err := o.s.writer.EventNIDs(ctx, 1)
-		if err != nil {
-			return err
+		n := o.done[i].nid
+		if n == 0 {
+			if n, err = o.s.writer.EventNIDs(ctx, 1); err != nil {
+				return err
+			}
 		}
 		row, err := o.s.newEvent(ctx, o.room.NID, n, ev, auth, eventstore.Outlier|flags)
 		if err != nil {
 			return err
 		}
-		rows = append(rows, row)
+		if o.done[i].partial {
+			completed = append(completed, row)
+		} else {
+			rows = append(rows, row)
+		}
 		o.done[i] = statusOf(row) // those after it may name it
 		o.remember(i, ev)
 	}
-	return o.s.insertOutliers(ctx, rows)
+	return o.s.insertOutliers(ctx, rows, completed)
 }
 
 // judge applies the auth rules by the event's own auth events, and gives their
