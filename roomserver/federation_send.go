@@ -214,7 +214,7 @@ func (s *Server) ReceiveInvite(ctx context.Context, req api.ReceiveInvite) (json
 		return signed.JSON(), nil
 	}
 	err = s.input(ctx, req.Origin, []*event.Event{signed}, inputPushed)[signed.ID]
-	if errors.Is(err, merr.ErrForbidden) && !errors.Is(err, errMissingPrev) {
+	if errors.Is(err, merr.ErrForbidden) && !isError(err, errMissingPrev) {
 		return nil, err
 	}
 	if err != nil {

@@ -336,9 +336,20 @@ func (f *federation) agree(room id.Room, names ...id.Server) {
 			f.t.Errorf("%d state events on %s, %d on %s", len(want), first.name, len(got), name)
 		}
 		if a, b := first.tips(room), n.tips(room); !slices.Equal(a, b) {
-			f.t.Errorf("the extremities are %v on %s, %v on %s", a, first.name, b, name)
+			f.t.Errorf("the extremities are %v on %s, %v on %s", first.describe(a), first.name, n.describe(b), name)
 		}
 	}
+}
+
+// describe says what events are.
+func (n *node) describe(list []id.Event) []string {
+	n.w.t.Helper()
+	var out []string
+	for _, i := range list {
+		e := n.stored(i)
+		out = append(out, fmt.Sprintf("%s %s/%s %s depth %d flags %d", i, e.Type, e.StateKey, e.Membership(), e.Depth, e.Flags))
+	}
+	return out
 }
 
 // wantCode demands an error with a code and a status.

@@ -86,7 +86,10 @@ func (s *Server) joinThrough(ctx context.Context, req api.SetMembership, servers
 	return tryServers(ctx, req, servers, func(server id.Server) (id.Event, error) { return s.joinVia(ctx, req, server) })
 }
 
-// candidates lists the servers to ask, best first, without this one.
+// candidates lists the servers to ask, best first, without this one: those that the
+// request names and those of who invited. Only where there is none of them, the
+// servers that were in the room when this one was, and the one that made the room ID,
+// are guessed at.
 func (s *Server) candidates(ctx context.Context, req api.SetMembership, room *eventstore.Room) ([]id.Server, error) {
 	list := slices.Clone(req.Servers)
 	if room != nil {
@@ -95,18 +98,18 @@ func (s *Server) candidates(ctx context.Context, req api.SetMembership, room *ev
 			return nil, err
 		}
 		list = append(list, more...)
-		if !room.Stub {
-			inRoom, err := s.store.Servers(ctx, room.NID)
-			if err != nil {
-				return nil, err
-			}
-			list = append(list, inRoom...)
+	}
+	if known := s.distinct(list); len(known) > 0 {
+		return known, nil
+	}
+	if room != nil && !room.Stub {
+		inRoom, err := s.store.Servers(ctx, room.NID)
+		if err != nil {
+			return nil, err
 		}
+		list = append(list, inRoom...)
 	}
-	if server := req.Room.Server(); server != "" {
-		list = append(list, server)
-	}
-	return s.distinct(list), nil
+	return s.distinct(append(list, req.Room.Server())), nil
 }
 
 // inviteServers gives the servers of those who invited a user, or whom the user

@@ -45,7 +45,7 @@ func (s *Server) SendEvent(ctx context.Context, req api.SendEvent) (id.Event, er
 		return []eventSpec{{Type: req.Type, StateKey: req.StateKey, Sender: req.Sender, Content: req.Content,
 			Redacts: req.Redacts, Timestamp: req.Timestamp}}, nil
 	})
-	if errors.Is(err, merr.ErrNotFound) && !errors.Is(err, errNoTarget) {
+	if errors.Is(err, merr.ErrNotFound) && !isError(err, errNoTarget) {
 		// spec: a room that the user is not in is 403, and it is not told which there are.
 		return "", fmt.Errorf("%w: %w", merr.Forbidden("%s is not joined to the room %s", req.Sender, req.Room), err)
 	}
@@ -73,6 +73,13 @@ func (s *Server) sendMember(ctx context.Context, req api.SendEvent) (id.Event, e
 		Room: req.Room, Sender: req.Sender, Target: target, Membership: membership,
 		Content: req.Content, Txn: req.Txn,
 	})
+}
+
+// isError tells whether an error is exactly this one: errors.Is would take any with
+// the same code.
+func isError(err error, this *merr.Error) bool {
+	var e *merr.Error
+	return errors.As(err, &e) && e == this
 }
 
 // errNoTarget refuses to redact what is not there.
