@@ -18,7 +18,6 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
-	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -263,9 +262,4 @@ func pair(t *testing.T, fn func(t *testing.T, a, b *server)) {
 			fn(t, a, b)
 		})
 	}
-}
-
-// short makes a text fit for a user name.
-func short(s string) string {
-	return strings.ToLower(strings.NewReplacer("/", "-", " ", "-").Replace(s))
 }
