@@ -137,7 +137,9 @@ var ErrMissing = errors.New("statetree: node is missing")
 var ErrCorrupt = errors.New("statetree: node is corrupt")
 
 // Stop ends a walk early without an error when a callback returns it.
-var Stop = errors.New("statetree: stop") //nolint:errname,staticcheck // a signal, not a failure
+//
+//lint:ignore ST1012 a signal, not a failure
+var Stop = errors.New("statetree: stop")
 
 // Batch collects the nodes that Apply made. It is a BatchLoader over the Loader it
 // was made with, so that several changes can be applied one after another before

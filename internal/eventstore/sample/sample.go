@@ -14,18 +14,17 @@ import (
 
 // Room makes the events of one room.
 type Room struct {
-	rng     *rand.Rand
-	rules   *event.Rules
-	id      id.Room
-	users   []user
-	tip     *event.Event
-	auth    []id.Event // create (before version 12), power levels, join rules
-	joins   map[id.User]id.Event
-	sent    []id.Event
-	now     int64
-	depth   int64
-	megolm  map[id.User]string // session IDs
-	aliases int
+	rng    *rand.Rand
+	rules  *event.Rules
+	id     id.Room
+	users  []user
+	tip    *event.Event
+	auth   []id.Event // create (before version 12), power levels, join rules
+	joins  map[id.User]id.Event
+	sent   []id.Event
+	now    int64
+	depth  int64
+	megolm map[id.User]string // session IDs
 }
 
 type user struct {
@@ -133,24 +132,7 @@ func ptr(s string) *string { return &s }
 // Start makes the events that a new room begins with, and lets all members join.
 func (r *Room) Start() ([]*event.Event, error) {
 	c := r.users[0]
-	create := content{"room_version": string(r.rules.Version)}
-	if r.rules.CreatorInContent {
-		create["creator"] = c.id
-	}
-	if r.rng.IntN(6) == 0 {
-		create["type"] = "m.space"
-	}
-	powers := content{
-		"users": content{string(c.id): 100}, "users_default": 0, "events_default": 0, "state_default": 50, "ban": 50, "kick": 50, "redact": 50,
-		"invite": 0, "historical": 100, "notifications": content{"room": 50},
-		"events": content{
-			"m.room.name": 50, "m.room.power_levels": 100, "m.room.history_visibility": 100, "m.room.canonical_alias": 50, "m.room.avatar": 50,
-			"m.room.tombstone": 100, "m.room.server_acl": 100, "m.room.encryption": 100,
-		},
-	}
-	if r.rules.CreatorsPrivileged {
-		powers["users"] = content{}
-	}
+	create, powers := r.foundation(c)
 	type step struct {
 		typ     string
 		content any
@@ -198,6 +180,29 @@ func (r *Room) Start() ([]*event.Event, error) {
 		out = append(out, e)
 	}
 	return out, nil
+}
+
+// foundation gives the contents of the create event and of the power levels.
+func (r *Room) foundation(c user) (create, powers content) {
+	create = content{"room_version": string(r.rules.Version)}
+	if r.rules.CreatorInContent {
+		create["creator"] = c.id
+	}
+	if r.rng.IntN(6) == 0 {
+		create["type"] = "m.space"
+	}
+	powers = content{
+		"users": content{string(c.id): 100}, "users_default": 0, "events_default": 0, "state_default": 50, "ban": 50, "kick": 50, "redact": 50,
+		"invite": 0, "historical": 100, "notifications": content{"room": 50},
+		"events": content{
+			"m.room.name": 50, "m.room.power_levels": 100, "m.room.history_visibility": 100, "m.room.canonical_alias": 50, "m.room.avatar": 50,
+			"m.room.tombstone": 100, "m.room.server_acl": 100, "m.room.encryption": 100,
+		},
+	}
+	if r.rules.CreatorsPrivileged {
+		powers["users"] = content{}
+	}
+	return create, powers
 }
 
 func (r *Room) mxc(u user) string { return "mxc://" + string(u.id.Server()) + "/" + r.letters(24) }
