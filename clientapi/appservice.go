@@ -161,15 +161,6 @@ func (a *appservices) reservedAlias(alias id.RoomAlias, except string) (string, 
 	return "", false
 }
 
-func (a *appservices) get(asID string) *appservice {
-	for _, as := range a.all {
-		if as.ID == asID {
-			return as
-		}
-	}
-	return nil
-}
-
 // createAppserviceUsers makes the sender account of each application service.
 func (s *Server) createAppserviceUsers(ctx context.Context) error {
 	for _, as := range s.appservices.all {

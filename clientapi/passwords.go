@@ -40,6 +40,7 @@ type passwordHasher struct {
 	// decoy is verified where there is no account, so that the time of an
 	// answer does not tell which accounts exist.
 	decoy string
+	done  func() // called after each hash
 }
 
 func newPasswordHasher(cost PasswordCost) *passwordHasher {
@@ -55,7 +56,7 @@ func newPasswordHasher(cost PasswordCost) *passwordHasher {
 	if cost.Concurrent == 0 {
 		cost.Concurrent = 2
 	}
-	h := &passwordHasher{cost: cost, slots: semaphore.NewWeighted(cost.Concurrent)}
+	h := &passwordHasher{cost: cost, slots: semaphore.NewWeighted(cost.Concurrent), done: func() {}}
 	h.decoy = encodeHash(cost, make([]byte, saltLength), make([]byte, hashLength))
 	return h
 }
@@ -69,6 +70,7 @@ func (h *passwordHasher) hash(ctx context.Context, password string) (string, err
 		return "", fmt.Errorf("waiting to hash a password: %w", err)
 	}
 	defer h.slots.Release(1)
+	defer h.done()
 	salt := make([]byte, saltLength)
 	rand.Read(salt) // never fails (crypto/rand)
 	sum := argon2.IDKey([]byte(password), salt, h.cost.Passes, h.cost.MemoryKiB, h.cost.Lanes, hashLength)
@@ -93,6 +95,7 @@ func (h *passwordHasher) verify(ctx context.Context, password, encoded string) (
 		return false, fmt.Errorf("waiting to check a password: %w", err)
 	}
 	defer h.slots.Release(1)
+	defer h.done()
 	got := argon2.IDKey([]byte(password), salt, cost.Passes, cost.MemoryKiB, cost.Lanes, uint32(len(want)))
 	return subtle.ConstantTimeCompare(got, want) == 1 && known, nil
 }

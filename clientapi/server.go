@@ -122,6 +122,7 @@ type Server struct {
 	lastSeen    *lastSeen
 	remotes     *remoteProfiles
 	spread      *profileSpreader
+	metrics     *metrics
 }
 
 var _ api.Accounts = (*Server)(nil)
@@ -160,6 +161,8 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	s.spread = newProfileSpreader(s)
+	s.metrics = newMetrics(cfg.Metrics, func() float64 { return float64(s.sessions.cache.EstimatedSize()) })
+	s.passwords.done = s.metrics.passwords.Inc
 	if err := s.createAppserviceUsers(ctx); err != nil {
 		return nil, err
 	}

@@ -193,8 +193,10 @@ type cachedSession struct {
 
 func (s *Server) lookUpSession(ctx context.Context, hash []byte) (cachedSession, error) {
 	if c, ok := s.sessions.get(hash); ok {
+		s.metrics.tokenHits.Inc()
 		return c, nil
 	}
+	s.metrics.tokenMisses.Inc()
 	mark := s.sessions.mark()
 	var c cachedSession
 	var localpart, device string

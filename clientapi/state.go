@@ -5,38 +5,15 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
-	"fmt"
 	"io"
 	"math"
 
+	"weft/internal/clientevent"
 	"weft/internal/eventstore"
 	"weft/internal/httpapi"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
-
-// stateEventJSON is a state event in the client format.
-//
-// spec: client-server §8.2 (Client event format)
-type stateEventJSON struct {
-	Content  json.RawMessage `json:"content"`
-	EventID  id.Event        `json:"event_id"`
-	TS       int64           `json:"origin_server_ts"`
-	RoomID   id.Room         `json:"room_id"`
-	Sender   id.User         `json:"sender"`
-	StateKey string          `json:"state_key"`
-	Type     string          `json:"type"`
-	Unsigned unsignedJSON    `json:"unsigned"`
-}
-
-type unsignedJSON struct {
-	Age int64 `json:"age"`
-}
-
-func (s *Server) stateEventJSON(e *eventstore.Event, room id.Room) stateEventJSON {
-	return stateEventJSON{Content: e.Content(), EventID: e.ID, TS: e.OriginServerTS, RoomID: room, Sender: e.Sender,
-		StateKey: e.StateKey, Type: e.Type, Unsigned: unsignedJSON{Age: max(0, s.nowMS()-e.OriginServerTS)}}
-}
 
 // visibleState is the state of a room that a user may read: the current one of
 // members, that at the time of leaving of those who left, and the current one of
@@ -116,28 +93,23 @@ func (s *Server) GetRoomState(ctx context.Context, r *httpapi.Request) (any, err
 	}
 	return &httpapi.Response{Stream: func(w io.Writer) error {
 		out := bufio.NewWriterSize(w, 32<<10)
-		sep := "["
+		opts := clientevent.Options{Now: s.nowMS()}
+		buf := []byte{'['}
+		first := true
 		err := state.List(ctx, func(e *eventstore.Event) error {
-			if _, err := out.WriteString(sep); err != nil {
-				return err
+			if !first {
+				buf = append(buf, ',')
 			}
-			sep = ","
-			b, err := json.Marshal(s.stateEventJSON(e, room))
-			if err != nil {
-				return fmt.Errorf("writing a state event: %w", err)
-			}
-			_, err = out.Write(b)
+			first = false
+			buf = clientevent.Append(buf, e, opts)
+			_, err := out.Write(buf)
+			buf = buf[:0]
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if sep == "[" {
-			sep = "[]"
-		} else {
-			sep = "]"
-		}
-		if _, err := out.WriteString(sep); err != nil {
+		if _, err := out.Write(append(buf, ']')); err != nil {
 			return err
 		}
 		return out.Flush()
@@ -167,7 +139,7 @@ func (s *Server) GetRoomStateWithKey(ctx context.Context, r *httpapi.Request) (a
 		return nil, merr.NotFound("the room has no state %s with key %q", typ, r.Vars["stateKey"])
 	}
 	if format == "event" {
-		return s.stateEventJSON(ev, room), nil
+		return json.RawMessage(clientevent.Make(ev, clientevent.Options{Now: s.nowMS()})), nil
 	}
 	return json.RawMessage(ev.Content()), nil
 }
