@@ -1,0 +1,74 @@
+-- +goose Up
+
+-- Filters are named by a hash of their JSON, so the same one is stored once.
+CREATE TABLE sync_filters (
+    user_id   TEXT NOT NULL,
+    filter_id TEXT NOT NULL,
+    filter    TEXT NOT NULL,
+    PRIMARY KEY (user_id, filter_id)
+) /*sqlite: WITHOUT ROWID */;
+
+-- The last receipt of each kind. private: m.read.private. thread is an event ID, 'main', or
+-- empty for receipts without a thread. event_pos is the stream position of the event.
+CREATE TABLE receipts (
+    pos       BIGINT NOT NULL,
+    room_nid  BIGINT NOT NULL,
+    private   BIGINT NOT NULL,
+    ts        BIGINT NOT NULL,
+    event_pos BIGINT NOT NULL,
+    user_id   TEXT NOT NULL,
+    thread    TEXT NOT NULL,
+    event_id  TEXT NOT NULL,
+    PRIMARY KEY (room_nid, user_id, private, thread)
+) /*sqlite: WITHOUT ROWID */;
+CREATE INDEX receipts_pos ON receipts (pos, room_nid);
+CREATE INDEX receipts_user ON receipts (user_id);
+
+-- Which event relates to which. The target may not be here. stream_pos and depth are the
+-- relating event's.
+CREATE TABLE relations (
+    room_nid   BIGINT NOT NULL,
+    depth      BIGINT NOT NULL,
+    stream_pos BIGINT NOT NULL,
+    event_nid  BIGINT NOT NULL,
+    target     TEXT NOT NULL,
+    rel_type   TEXT NOT NULL,
+    type       TEXT NOT NULL,
+    sender     TEXT NOT NULL,
+    PRIMARY KEY (target, rel_type, event_nid)
+) /*sqlite: WITHOUT ROWID */;
+CREATE INDEX relations_order ON relations (target, depth, stream_pos);
+CREATE INDEX relations_event ON relations (event_nid);
+
+-- Threads by their latest event; reply_pos is its stream position.
+CREATE TABLE threads (
+    room_nid    BIGINT NOT NULL,
+    reply_depth BIGINT NOT NULL,
+    reply_pos   BIGINT NOT NULL,
+    root        TEXT NOT NULL,
+    PRIMARY KEY (room_nid, root)
+) /*sqlite: WITHOUT ROWID */;
+CREATE INDEX threads_order ON threads (room_nid, reply_depth, reply_pos);
+
+-- What push rules notify a local user of. pos is the event's stream position; thread is
+-- the thread's root, or 'main'.
+CREATE TABLE notifications (
+    user_nid  BIGINT NOT NULL,
+    pos       BIGINT NOT NULL,
+    room_nid  BIGINT NOT NULL,
+    event_nid BIGINT NOT NULL,
+    highlight BIGINT NOT NULL,
+    unread    BIGINT NOT NULL,
+    ts        BIGINT NOT NULL,
+    thread    TEXT NOT NULL,
+    actions   TEXT NOT NULL,
+    PRIMARY KEY (user_nid, pos)
+) /*sqlite: WITHOUT ROWID */;
+CREATE INDEX notifications_unread ON notifications (user_nid, room_nid) WHERE unread = 1;
+CREATE INDEX notifications_age ON notifications (ts);
+
+-- How far each follower has read its log.
+CREATE TABLE sync_followers (
+    name TEXT NOT NULL PRIMARY KEY,
+    pos  BIGINT NOT NULL
+) /*sqlite: WITHOUT ROWID */;

@@ -1,0 +1,423 @@
+package syncapi
+
+import (
+	"cmp"
+	"context"
+	"encoding/json"
+	"slices"
+
+	clientapi "weft/clientapi/api"
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+	"weft/matrix/id"
+)
+
+// plan is what a sync is going to tell, and up to where.
+type plan struct {
+	to   vector
+	jobs []job
+
+	// me is the user's number, 0 for one who was never in a room.
+	me nid.StateKey
+	// joined are the rooms of the jobs in which the user is, left those the user left
+	// since the last sync.
+	joined []*joinedRoom
+	left   []*leftRoom
+	// invited are invites and knocks.
+	invited []eventstore.MemberRoom
+	// data is the account data that changed, by room ("": global).
+	data    map[id.Room][]clientapi.AccountData
+	ignored map[id.User]bool
+}
+
+// joinedRoom is a room in which the user is.
+type joinedRoom struct {
+	*eventstore.Room
+	// newly: the user was not in it all the time since the last sync.
+	newly bool
+	// changed: it has events that the last sync did not know.
+	changed bool
+	// moved are the members whose membership, or profile, is new.
+	moved []eventstore.Member
+}
+
+// leftRoom is a room which the user left, was removed or banned from.
+type leftRoom struct {
+	id    id.Room
+	nid   nid.Room
+	stub  bool
+	event nid.Event
+	// fresh: the user came and went since the last sync, or this is the first one.
+	fresh bool
+	// wasIn: the user was joined before, so that there is state to show.
+	wasIn bool
+}
+
+// makePlan takes the newest positions and chooses the rooms.
+func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
+	p := &plan{}
+	c := &chooser{s: s, q: q, p: p}
+	err := s.db.View(ctx, func(tx *sqldb.Tx) error {
+		var err error
+		if p.to, err = position(ctx, tx); err != nil {
+			return err
+		}
+		p.to.Typing = s.typing.position()
+		if !q.initial {
+			if err := q.since.within(p.to); err != nil {
+				return err
+			}
+			if q.since == p.to && !q.fullState {
+				return nil
+			}
+		}
+		return c.choose(ctx, tx, s.events.Snapshot(tx))
+	})
+	if err != nil {
+		return nil, err
+	}
+	if err := c.accountData(ctx); err != nil {
+		return nil, err
+	}
+	if err := c.complete(ctx); err != nil {
+		return nil, err
+	}
+	c.addJobs()
+	return p, nil
+}
+
+// chooser chooses the rooms of a plan.
+type chooser struct {
+	s *Server
+	q *syncRequest
+	p *plan
+	// rooms are all rooms in which the user is joined.
+	rooms map[nid.Room]eventstore.MemberRoom
+	// concerned are the joined rooms with something new in them; the value: events.
+	concerned map[nid.Room]bool
+	newly     map[nid.Room]bool
+	rows      map[nid.Room]*eventstore.Room
+}
+
+// choose finds the rooms, in the snapshot that the positions were read in.
+func (c *chooser) choose(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reader) error {
+	c.rooms, c.concerned, c.newly = make(map[nid.Room]eventstore.MemberRoom), make(map[nid.Room]bool), make(map[nid.Room]bool)
+	var err error
+	if c.p.me, err = r.UserNID(ctx, c.q.user); err != nil || c.p.me == 0 {
+		return err
+	}
+	if c.q.whole() {
+		err = c.everything(ctx, r)
+	} else {
+		err = c.joinedRooms(ctx, r)
+	}
+	if err != nil {
+		return err
+	}
+	if !c.q.initial {
+		if err := c.changes(ctx, tx, r); err != nil {
+			return err
+		}
+	}
+	numbers := make([]nid.Room, 0, len(c.concerned))
+	for n := range c.concerned {
+		numbers = append(numbers, n)
+	}
+	c.rows, err = r.Rooms(ctx, numbers)
+	return err
+}
+
+// joinedRooms lists the rooms in which the user is.
+func (c *chooser) joinedRooms(ctx context.Context, r *eventstore.Reader) error {
+	list, err := r.RoomsOf(ctx, c.q.user, eventstore.Join)
+	for _, m := range list {
+		if c.wanted(m.RoomID) {
+			c.rooms[m.Room] = m
+		}
+	}
+	return err
+}
+
+// wanted applies the filter's lists of rooms.
+func (c *chooser) wanted(room id.Room) bool { return c.q.filter.Room.allowsRoom(room) }
+
+// everything takes all rooms: in the first sync, or with full_state.
+func (c *chooser) everything(ctx context.Context, r *eventstore.Reader) error {
+	list, err := r.RoomsOf(ctx, c.q.user)
+	if err != nil {
+		return err
+	}
+	for _, m := range list {
+		if !c.wanted(m.RoomID) {
+			continue
+		}
+		switch m.Membership {
+		case eventstore.Join:
+			c.rooms[m.Room] = m
+			c.concerned[m.Room] = true
+		case eventstore.Invite, eventstore.Knock:
+			c.p.invited = append(c.p.invited, m)
+		case eventstore.Leave, eventstore.Ban:
+			if c.q.filter.Room.IncludeLeave && !m.Forgotten {
+				c.p.left = append(c.p.left, &leftRoom{id: m.RoomID, nid: m.Room, stub: m.Stub, event: m.Event, fresh: true, wasIn: true})
+			}
+		}
+	}
+	return nil
+}
+
+// changes finds what is new since the last sync.
+func (c *chooser) changes(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reader) error {
+	since, to := &c.q.since, &c.p.to
+	if to.Events > since.Events {
+		if err := c.memberships(ctx, r); err != nil {
+			return err
+		}
+		numbers := make([]nid.Room, 0, len(c.rooms))
+		for n := range c.rooms {
+			numbers = append(numbers, n)
+		}
+		changed, err := r.RoomsChanged(ctx, numbers, since.Events, to.Events)
+		if err != nil {
+			return err
+		}
+		for n := range changed {
+			c.concerned[n] = true
+		}
+	}
+	if to.Receipts > since.Receipts {
+		list, err := receiptRooms(ctx, tx, since.Receipts, to.Receipts)
+		if err != nil {
+			return err
+		}
+		for _, n := range list {
+			c.touch(n)
+		}
+	}
+	if to.Typing > since.Typing {
+		for _, room := range c.s.typing.changed(since.Typing) {
+			n, err := r.RoomNID(ctx, room)
+			if err != nil {
+				return err
+			}
+			c.touch(n)
+		}
+	}
+	return nil
+}
+
+// touch notes that a room has something new that is no event.
+func (c *chooser) touch(n nid.Room) {
+	if _, joined := c.rooms[n]; joined && !c.concerned[n] {
+		c.concerned[n] = false
+	}
+}
+
+// memberships goes through the user's own changes since the last sync.
+func (c *chooser) memberships(ctx context.Context, r *eventstore.Reader) error {
+	list, err := r.MembershipChanges(ctx, c.q.user, c.q.since.Events, c.p.to.Events)
+	if err != nil {
+		return err
+	}
+	byRoom := make(map[nid.Room][]eventstore.MembershipChange)
+	var order []nid.Room
+	for _, m := range list {
+		if byRoom[m.Room] == nil {
+			order = append(order, m.Room)
+		}
+		byRoom[m.Room] = append(byRoom[m.Room], m)
+	}
+	for _, room := range order {
+		if steps := byRoom[room]; c.wanted(steps[0].RoomID) {
+			if err := c.steps(ctx, r, steps); err != nil {
+				return err
+			}
+		}
+	}
+	return nil
+}
+
+// steps judges the steps of the user in one room.
+func (c *chooser) steps(ctx context.Context, r *eventstore.Reader, steps []eventstore.MembershipChange) error {
+	first, last := steps[0], steps[len(steps)-1]
+	involved, joinedBetween := false, false
+	for _, m := range steps {
+		switch m.Prev {
+		case eventstore.Join, eventstore.Invite, eventstore.Knock:
+			involved = true
+		}
+		if m.Membership == eventstore.Join && m.Prev != eventstore.Join {
+			joinedBetween = true
+		}
+	}
+	if last.Membership == eventstore.Join {
+		if joinedBetween {
+			c.newly[last.Room] = true
+			c.concerned[last.Room] = true
+		}
+		return nil
+	}
+	m, err := r.Member(ctx, last.Room, c.q.user)
+	if err != nil || c.q.fullState && m.Membership != eventstore.Leave && m.Membership != eventstore.Ban {
+		return err
+	}
+	switch m.Membership {
+	case eventstore.Invite, eventstore.Knock:
+		row, err := r.RoomByNID(ctx, last.Room)
+		if err != nil {
+			return err
+		}
+		c.p.invited = append(c.p.invited, eventstore.MemberRoom{Room: last.Room, RoomID: last.RoomID, Stub: row.Stub,
+			Membership: m.Membership, Event: m.Event, StreamPos: m.StreamPos})
+	case eventstore.Leave, eventstore.Ban:
+		if !involved || m.Forgotten || c.q.fullState && c.q.filter.Room.IncludeLeave {
+			return nil // with full_state and include_leave it is in the list of everything
+		}
+		row, err := r.RoomByNID(ctx, last.Room)
+		if err != nil {
+			return err
+		}
+		c.p.left = append(c.p.left, &leftRoom{id: last.RoomID, nid: last.Room, stub: row.Stub, event: m.Event,
+			fresh: first.Prev != eventstore.Join, wasIn: first.Prev == eventstore.Join || joinedBetween})
+	}
+	return nil
+}
+
+// accountData reads the account data that changed; it adds rooms that have nothing
+// else new.
+func (c *chooser) accountData(ctx context.Context) error {
+	p, q := c.p, c.q
+	p.data = make(map[id.Room][]clientapi.AccountData)
+	from := q.since.AccountData
+	if len(c.newly) > 0 {
+		from = 0 // what a client was not told while its user was not in the room
+	}
+	if from == p.to.AccountData && !q.initial {
+		return nil
+	}
+	list, err := c.s.cfg.Accounts.ListAccountData(ctx, q.user, from, p.to.AccountData)
+	if err != nil {
+		return err
+	}
+	for _, d := range list {
+		if q.initial && d.Content == nil {
+			continue
+		}
+		if d.Pos > q.since.AccountData || q.initial {
+			p.data[d.Room] = append(p.data[d.Room], d)
+			continue
+		}
+		n, err := c.s.events.RoomNID(ctx, d.Room)
+		if err != nil {
+			return err
+		}
+		if d.Room != "" && c.newly[n] && d.Content != nil {
+			p.data[d.Room] = append(p.data[d.Room], d)
+		}
+	}
+	return c.dataRooms(ctx)
+}
+
+// dataRooms adds the joined rooms of which account data changed.
+func (c *chooser) dataRooms(ctx context.Context) error {
+	for room := range c.p.data {
+		if room == "" {
+			continue
+		}
+		n, err := c.s.events.RoomNID(ctx, room)
+		if err != nil {
+			return err
+		}
+		c.touch(n)
+	}
+	return nil
+}
+
+// complete makes the rooms of the plan from their rows.
+func (c *chooser) complete(ctx context.Context) error {
+	var missing, changed []nid.Room
+	for n, hasEvents := range c.concerned {
+		if c.rows[n] == nil {
+			missing = append(missing, n)
+		}
+		if hasEvents {
+			changed = append(changed, n)
+		}
+	}
+	more, err := c.s.events.Rooms(ctx, missing)
+	if err != nil {
+		return err
+	}
+	var moved map[nid.Room][]eventstore.Member
+	if !c.q.initial {
+		if moved, err = c.s.events.MovedMembers(ctx, changed, c.q.since.Events, c.p.to.Events); err != nil {
+			return err
+		}
+	}
+	for n, hasEvents := range c.concerned {
+		row := c.rows[n]
+		if row == nil {
+			row = more[n]
+		}
+		if row == nil || row.Stub {
+			continue
+		}
+		c.p.joined = append(c.p.joined, &joinedRoom{Room: row, newly: c.newly[n] || c.q.initial, changed: hasEvents, moved: moved[n]})
+	}
+	slices.SortFunc(c.p.joined, func(a, b *joinedRoom) int { return cmp.Compare(a.NID, b.NID) })
+	if len(c.p.joined)+len(c.p.invited)+len(c.p.left) == 0 {
+		return nil
+	}
+	if c.p.ignored, err = c.s.ignoredUsers(ctx, c.q.user); err != nil {
+		return err
+	}
+	return nil
+}
+
+// addJobs puts the rooms in the order of the answer.
+func (c *chooser) addJobs() {
+	p := c.p
+	for _, r := range p.joined {
+		p.jobs = append(p.jobs, job{"join", r.ID, r.newly || c.q.fullState, r.write})
+	}
+	for section, membership := range map[string]eventstore.Membership{"invite": eventstore.Invite, "knock": eventstore.Knock} {
+		for _, m := range p.invited {
+			if m.Membership == membership {
+				p.jobs = append(p.jobs, job{section, m.RoomID, false, func(ctx context.Context, a *answer) (bool, error) {
+					return a.writeInvite(ctx, m)
+				}})
+			}
+		}
+	}
+	for _, r := range p.left {
+		p.jobs = append(p.jobs, job{"leave", r.id, false, r.write})
+	}
+}
+
+// globalData gives the global account data that the filter lets pass.
+func (p *plan) globalData(q *syncRequest) []json.RawMessage {
+	return dataEvents(p.data[""], &q.filter.AccountData)
+}
+
+// dataEvents makes events of account data.
+func dataEvents(list []clientapi.AccountData, f *eventFilter) []json.RawMessage {
+	var out []json.RawMessage
+	for _, d := range list {
+		if !f.allowsType(d.Type) {
+			continue
+		}
+		content := d.Content
+		if content == nil {
+			content = json.RawMessage(`{}`) // it was deleted
+		}
+		o := new(output)
+		o.raw(`{"content":`)
+		o.bytes(content)
+		o.raw(`,"type":`)
+		o.string(d.Type)
+		o.raw(`}`)
+		out = append(out, o.buf)
+	}
+	return out
+}

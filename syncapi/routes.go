@@ -1,0 +1,23 @@
+package syncapi
+
+import "weft/internal/httpapi"
+
+const (
+	v1 = "/_matrix/client/v1"
+	v3 = "/_matrix/client/v3"
+)
+
+// Routes lists the component's endpoints.
+func (s *Server) Routes() []httpapi.Route {
+	user, limited := httpapi.AuthUser, httpapi.LimitDefault
+	room := v3 + "/rooms/{roomId}"
+	return []httpapi.Route{
+		{Method: "GET", Path: v3 + "/sync", Auth: user, Guest: true, Waits: true, Handler: s.Sync},
+		{Method: "POST", Path: v3 + "/user/{userId}/filter", Auth: user, Guest: true, Handler: s.DefineFilter},
+		{Method: "GET", Path: v3 + "/user/{userId}/filter/{filterId}", Auth: user, Guest: true, Handler: s.GetFilter},
+		{Method: "GET", Path: v3 + "/keys/changes", Auth: user, Guest: true, Handler: s.GetKeysChanges},
+		{Method: "PUT", Path: room + "/typing/{userId}", Auth: user, Limit: limited, Guest: true, Handler: s.SetTyping},
+		{Method: "POST", Path: room + "/receipt/{receiptType}/{eventId}", Auth: user, Limit: limited, Guest: true, Handler: s.PostReceipt},
+		{Method: "POST", Path: room + "/read_markers", Auth: user, Limit: limited, Guest: true, Handler: s.PostReadMarkers},
+	}
+}

@@ -1,0 +1,106 @@
+package syncapi
+
+import (
+	"context"
+	"embed"
+	"fmt"
+	"sync"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
+	"github.com/sirupsen/logrus"
+
+	clientapi "weft/clientapi/api"
+	fedapi "weft/federationapi/api"
+	"weft/internal/bus"
+	"weft/internal/eventstore"
+	"weft/internal/sqldb"
+	keyapi "weft/keyserver/api"
+	"weft/matrix/id"
+	roomapi "weft/roomserver/api"
+)
+
+//go:embed migrations/*.sql
+var migrations embed.FS
+
+// Config is what the sync API needs. Fields without a comment are required.
+type Config struct {
+	DB         *sqldb.DB
+	Events     *eventstore.Reader
+	Bus        bus.Bus
+	Log        *logrus.Entry
+	Now        func() time.Time // nil: time.Now
+	ServerName id.Server
+	Metrics    prometheus.Registerer // may be nil
+
+	Accounts clientapi.Accounts
+	Keys     keyapi.Keys
+	ToDevice keyapi.ToDevice
+	Rooms    roomapi.Rooms   // may be nil: no backfill
+	Outbound fedapi.Outbound // may be nil: no federation
+}
+
+// Server is the sync API component. It implements api.Sync.
+type Server struct {
+	cfg      Config
+	db       *sqldb.DB
+	events   *eventstore.Reader
+	log      *logrus.Entry
+	now      func() time.Time
+	receipts *sqldb.Group // writers of the receipts stream
+	notifier *notifier
+	typing   *typing
+	sent     *sentMembers
+}
+
+// New migrates the component's tables and makes it ready to serve.
+func New(ctx context.Context, cfg Config) (*Server, error) {
+	if cfg.Now == nil {
+		cfg.Now = time.Now
+	}
+	if err := cfg.DB.Migrate(ctx, "syncapi", migrations); err != nil {
+		return nil, fmt.Errorf("migrating the sync API's tables: %w", err)
+	}
+	s := &Server{cfg: cfg, db: cfg.DB, events: cfg.Events, log: cfg.Log, now: cfg.Now, receipts: cfg.DB.Group("receipts")}
+	s.notifier = newNotifier(s)
+	s.typing = newTyping(s)
+	s.sent = newSentMembers()
+	if cfg.Metrics != nil {
+		if err := s.register(cfg.Metrics); err != nil {
+			return nil, err
+		}
+	}
+	return s, nil
+}
+
+// register adds the component's metrics.
+func (s *Server) register(r prometheus.Registerer) error {
+	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weft_sync_waiting", Help: "Sync requests that wait for something to happen.",
+	}, func() float64 { return float64(s.notifier.waiting()) })
+	/*known := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+		Name: "weft_presence_users", Help: "Users whose presence is kept in memory.",
+	}, func() float64 { return float64(s.presence.count()) })*/
+	return r.Register(waiting)
+}
+
+// Run does the component's background work until ctx ends: it wakes sleeping
+// requests, follows the event stream, and lets typing and presence run out.
+func (s *Server) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	for _, part := range []func(context.Context){s.notifier.run, s.typing.run} {
+		wg.Add(1)
+		go func() {
+			defer wg.Done()
+			part(ctx)
+		}()
+	}
+	wg.Wait()
+	return nil
+}
+
+// nowMS is the time in milliseconds.
+func (s *Server) nowMS() int64 { return s.now().UnixMilli() }
+
+// isLocal tells whether a user belongs to this server.
+func (s *Server) isLocal(u id.User) bool { return u.Server() == s.cfg.ServerName }

@@ -1,0 +1,138 @@
+package syncapi
+
+import (
+	"context"
+	"fmt"
+	"io"
+	"strings"
+	"time"
+
+	"weft/internal/clientevent"
+	"weft/internal/httpapi"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+// maxTimeout bounds the time that a request may sleep.
+const maxTimeout = 5 * time.Minute
+
+// syncRequest is a request of GET /sync.
+type syncRequest struct {
+	user       id.User
+	device     id.Device
+	since      vector
+	initial    bool
+	filter     *filter
+	fields     fieldFilter
+	format     clientevent.Format
+	fullState  bool
+	stateAfter bool
+	timeout    time.Duration
+	presence   string
+}
+
+// whole tells that rooms are shown with all of their state.
+func (q *syncRequest) whole() bool { return q.initial || q.fullState }
+
+// Sync is GET /sync. Its steps:
+//
+//  1. read the parameters and the filter;
+//  2. acknowledge: what the token says has arrived is deleted (devices.go);
+//  3. choose what to tell, at one point in all streams (plan.go);
+//  4. write it, room by room (answer.go), or sleep until there is something.
+//
+// spec: client-server §6.4 (Syncing)
+func (s *Server) Sync(ctx context.Context, r *httpapi.Request) (any, error) {
+	q, err := s.parseSync(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	if err := s.acknowledge(ctx, q); err != nil {
+		return nil, err
+	}
+	a, err := s.answerSync(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	return httpapi.Response{Stream: func(w io.Writer) error { return a.write(ctx, w) }}, nil
+}
+
+func (s *Server) parseSync(ctx context.Context, r *httpapi.Request) (*syncRequest, error) {
+	q := &syncRequest{user: r.Session.User, device: r.Session.Device, format: clientevent.Sync}
+	var err error
+	if q.fullState, err = r.QueryBool("full_state", false); err != nil {
+		return nil, err
+	}
+	if q.stateAfter, err = r.QueryBool("use_state_after", false); err != nil {
+		return nil, err
+	}
+	timeout, err := r.QueryInt("timeout", 0, 0, maxTimeout.Milliseconds())
+	if err != nil {
+		return nil, err
+	}
+	q.timeout = time.Duration(timeout) * time.Millisecond
+	switch q.presence = r.Query().Get("set_presence"); q.presence {
+	case "", "online", "unavailable", "offline":
+	default:
+		return nil, merr.InvalidParam("set_presence is none of online, unavailable and offline")
+	}
+	since := r.Query().Get("since")
+	if q.initial = since == ""; !q.initial {
+		if q.since, err = parseVector(since); err != nil {
+			return nil, err
+		}
+	}
+	if q.filter, err = s.syncFilter(ctx, q.user, r.Query().Get("filter")); err != nil {
+		return nil, err
+	}
+	q.fields = newFieldFilter(q.filter.EventFields)
+	if q.filter.EventFormat == "federation" {
+		q.format = clientevent.Federation
+	}
+	return q, nil
+}
+
+// syncFilter reads the filter parameter: JSON, or the ID of a stored filter.
+func (s *Server) syncFilter(ctx context.Context, user id.User, param string) (*filter, error) {
+	switch {
+	case param == "":
+		return new(filter), nil
+	case strings.HasPrefix(param, "{"):
+		return parseFilter([]byte(param))
+	}
+	raw, err := s.readFilter(ctx, user, param)
+	if err != nil {
+		return nil, err
+	}
+	if raw == nil {
+		return nil, merr.InvalidParam("there is no filter %.100q", param)
+	}
+	return parseFilter(raw)
+}
+
+// answerSync makes the answer, sleeping until there is something in it or the time is up.
+func (s *Server) answerSync(ctx context.Context, q *syncRequest) (*answer, error) {
+	if q.whole() || q.timeout == 0 {
+		return s.prepare(ctx, q)
+	}
+	w := s.notifier.wait(q.user)
+	defer s.notifier.done(q.user, w)
+	deadline := time.NewTimer(q.timeout)
+	defer deadline.Stop()
+	poll := time.NewTicker(pollInterval)
+	defer poll.Stop()
+	for {
+		a, err := s.prepare(ctx, q)
+		if err != nil || !a.empty() {
+			return a, err
+		}
+		select {
+		case <-w.woken:
+		case <-poll.C:
+		case <-deadline.C:
+			return a, nil
+		case <-ctx.Done():
+			return nil, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))
+		}
+	}
+}
