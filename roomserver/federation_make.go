@@ -23,7 +23,7 @@ func (s *Server) MakeMembership(ctx context.Context, req api.MakeMembership) (ap
 	if req.User.Server() != req.Origin {
 		return out, merr.Forbidden("%s is not a user of %s", req.User, req.Origin)
 	}
-	room, err := s.residentRoom(ctx, req.Room)
+	room, err := s.residentRoom(ctx, req.Room, req.Membership)
 	if err != nil {
 		return out, err
 	}
@@ -39,13 +39,14 @@ func (s *Server) MakeMembership(ctx context.Context, req api.MakeMembership) (ap
 }
 
 // residentRoom gives a room in which this server can speak for the room. Any other
-// is M_NOT_FOUND.
-func (s *Server) residentRoom(ctx context.Context, room id.Room) (*eventstore.Room, error) {
+// is M_NOT_FOUND. A room that everybody left can still be left by those invited, but
+// nobody gets in from elsewhere: others may have gone on without us.
+func (s *Server) residentRoom(ctx context.Context, room id.Room, membership string) (*eventstore.Room, error) {
 	r, resident, err := s.residence(ctx, room)
 	if err != nil {
 		return nil, err
 	}
-	if !resident {
+	if !resident || r.Joined == 0 && membership != "leave" {
 		return nil, merr.NotFound("this server is not in the room %s", room)
 	}
 	return r, nil

@@ -29,7 +29,7 @@ import (
 // spec: server-server §12 (send_join), §13 (send_knock), §15 (send_leave)
 func (s *Server) SendMembership(ctx context.Context, req api.SendMembership) (api.SentMembership, error) {
 	var out api.SentMembership
-	room, err := s.residentRoom(ctx, req.Room)
+	room, err := s.residentRoom(ctx, req.Room, req.Membership)
 	if err != nil {
 		return out, err
 	}
