@@ -17,6 +17,7 @@ import (
 	"weft/matrix/id"
 	"weft/mediaapi"
 	"weft/roomserver"
+	"weft/syncapi"
 )
 
 // parts are the components, wired to each other.
@@ -75,6 +76,16 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	}
 	p.accounts = accounts
 	p.add("clientapi", accounts.Run, accounts.Routes())
+
+	syncer, err := syncapi.New(ctx, syncapi.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg,
+		Accounts: accounts, Keys: keys, ToDevice: keys, Rooms: rooms, Outbound: outbound,
+	})
+	if err != nil {
+		return nil, fmt.Errorf("syncapi: %w", err)
+	}
+	sync.Sync = syncer
+	p.add("syncapi", syncer.Run, syncer.Routes())
 
 	if slices.Contains(s.cfg.Components, "mediaapi") {
 		media, err := mediaapi.New(ctx, mediaapi.Config{
