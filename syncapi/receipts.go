@@ -96,8 +96,8 @@ type receiptData struct {
 
 // receiptContent makes the content of m.receipt, nil where there is none.
 //
-// spec?: the content has one place for a user's receipt on an event, so of several in different
-// threads the newest is shown.
+// spec?: the content has one place for a user's receipt on an event. Of several in different
+// threads the one without a thread is shown, since it says the most; else the newest.
 func receiptContent(list []receipt, ignored map[id.User]bool) []byte {
 	content := make(map[id.Event]map[string]map[id.User]receiptData)
 	for _, r := range list {
@@ -114,7 +114,9 @@ func receiptContent(list []receipt, ignored map[id.User]bool) []byte {
 		if content[r.event][typ] == nil {
 			content[r.event][typ] = make(map[id.User]receiptData)
 		}
-		content[r.event][typ][r.user] = receiptData{r.ts, r.thread}
+		if have, ok := content[r.event][typ][r.user]; !ok || have.Thread != "" {
+			content[r.event][typ][r.user] = receiptData{r.ts, r.thread}
+		}
 	}
 	if len(content) == 0 {
 		return nil
