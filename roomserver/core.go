@@ -38,7 +38,8 @@ type Limits struct {
 	// QueueLength is how many jobs may wait in one room (2,000), SendBatch how many
 	// sends share a write set (64).
 	QueueLength, SendBatch int
-	// InboundRooms is how many rooms receive events at the same time (8), and
+	// InboundRooms is how many rooms receive events at the same time (64; most of the
+	// time they wait for other servers), and
 	// InboundQueue how many events of one room may wait before transactions
 	// with more of them are turned away (10,000).
 	InboundRooms, InboundQueue int
@@ -66,7 +67,7 @@ func (l Limits) withDefaults() Limits {
 	}
 	set(&l.QueueLength, 2000)
 	set(&l.SendBatch, 64)
-	set(&l.InboundRooms, 8)
+	set(&l.InboundRooms, 64)
 	set(&l.InboundQueue, 10_000)
 	set(&l.FetchConcurrency, 8)
 	set(&l.FetchEvents, 5000)

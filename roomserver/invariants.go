@@ -159,16 +159,15 @@ func (v *verifier) graph(ctx context.Context, d *draft) error {
 // members compares the tables with the current state, where we are in the room:
 // elsewhere they hold what we heard from outside.
 func (v *verifier) members(ctx context.Context, room *eventstore.Room) error {
-	local, err := v.s.store.LocalMembers(ctx, room.NID, eventstore.Join)
-	if err != nil || len(local) == 0 {
-		return err
-	}
 	want := make(map[nid.StateKey]nid.Event)
-	err = statetree.WalkType(ctx, v.s.store, room.CurrentState, nid.TypeMember, func(e statetree.Entry) error {
+	err := statetree.WalkType(ctx, v.s.store, room.CurrentState, nid.TypeMember, func(e statetree.Entry) error {
 		want[e.StateKey] = e.Event
 		return nil
 	})
 	if err != nil {
+		return err
+	}
+	if resident, err := v.resident(ctx, want); err != nil || !resident {
 		return err
 	}
 	var joined, invited int64
@@ -212,6 +211,31 @@ func (v *verifier) members(ctx context.Context, room *eventstore.Room) error {
 	return nil
 }
 
+// resident tells whether a user of this server is joined by a state's member events.
+func (v *verifier) resident(ctx context.Context, members map[nid.StateKey]nid.Event) (bool, error) {
+	keys := make([]nid.StateKey, 0, len(members))
+	for k := range members {
+		keys = append(keys, k)
+	}
+	users, err := v.s.store.StateKeys(ctx, keys)
+	if err != nil {
+		return false, err
+	}
+	for k, user := range users {
+		if !v.s.local(id.User(user)) {
+			continue
+		}
+		e, err := v.s.store.Event(ctx, members[k])
+		if err != nil {
+			return false, err
+		}
+		if e.Membership() == "join" {
+			return true, nil
+		}
+	}
+	return false, nil
+}
+
 const (
 	countStreamSQL  = `SELECT COUNT(*), COALESCE(MAX(stream_pos), 0) FROM events WHERE stream_pos > 0`
 	countOutsideSQL = `SELECT COUNT(DISTINCT c.stream_pos), COALESCE(MAX(c.stream_pos), 0) FROM membership_changes c
@@ -233,9 +257,7 @@ func (v *verifier) stream(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		// A second invite or knock in a room that we are not in takes a position and
-		// leaves no row: the membership stays what it was.
-		if last := max(lastEvent, lastOutside); last > pos || events+outside > pos {
+		if last := max(lastEvent, lastOutside); last != pos || events+outside != pos {
 			v.broken("the stream of events is at %d, its last row at %d, and it has %d rows", pos, last, events+outside)
 		}
 		return nil

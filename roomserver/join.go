@@ -285,7 +285,14 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 		if err != nil {
 			return err
 		}
-		pos, err := stream.Advance(ctx, tx, stream.Events, 1)
+		// A second invite changes no membership, and what does not change has no place in
+		// the stream.
+		var pos int64
+		if member.Membership == change.Membership {
+			pos, err = stream.Position(ctx, tx, stream.Events)
+		} else {
+			pos, err = stream.Advance(ctx, tx, stream.Events, 1)
+		}
 		if err != nil {
 			return err
 		}

@@ -1,0 +1,222 @@
+package roomserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"maps"
+	"strings"
+	"testing"
+	"time"
+
+	"weft/internal/eventstore"
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/matrix/event"
+	"weft/matrix/id"
+	"weft/matrix/merr"
+	"weft/roomserver/api"
+)
+
+func transactionOf(origin id.Server, txn string, events ...*event.Event) api.Transaction {
+	req := api.Transaction{Origin: origin, TxnID: txn}
+	for _, e := range events {
+		req.PDUs = append(req.PDUs, e.JSON())
+	}
+	return req
+}
+
+func (s *scene) receive(req api.Transaction) map[id.Event]string {
+	s.w.t.Helper()
+	answer, err := s.ReceiveTransaction(context.Background(), req)
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	return answer
+}
+
+func TestReceiveTransaction(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		s.run()
+		good := s.forge(s.room, message(pat, "one"))
+		next := s.forge(s.room, message(pat, "two"), on(good), by(s.auth()...))
+		bad := s.forge(s.room, state(pat, "m.room.topic", "", `{"topic":"mine"}`), on(next), by(s.auth()...))
+		elsewhere := json.RawMessage(strings.Replace(string(good.JSON()), string(s.room), "!unknown:x", 1))
+		req := transactionOf("p", "1", good, next, bad, good)
+		req.PDUs = append(req.PDUs, elsewhere, json.RawMessage(`{"room_id":7}`), json.RawMessage(fmt.Sprintf(`{"room_id":%q}`, s.room)))
+		answer := s.receive(req)
+		if len(answer) != 3 || answer[good.ID] != "" || answer[next.ID] != "" || answer[bad.ID] == "" {
+			t.Errorf("answer %v", answer)
+		}
+		s.has(good, 0)
+		s.has(next, 0)
+		s.has(bad, eventstore.Rejected)
+		if n, err := s.store.StagedCount(context.Background(), s.row(s.room).NID); err != nil || n != 0 {
+			t.Errorf("%d events stay staged, %v", n, err)
+		}
+		// Again: the same answer, whatever is in it.
+		other := s.forge(s.room, message(pat, "three"))
+		again := s.receive(transactionOf("p", "1", other))
+		if !maps.Equal(again, answer) {
+			t.Errorf("the second answer is %v, the first was %v", again, answer)
+		}
+		s.has(other, -1)
+		// Another server's transaction with the same ID is another one.
+		s.receive(transactionOf("q", "1", other))
+		s.has(other, 0)
+		s.check()
+	})
+}
+
+func TestReceiveTransactionIsBounded(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		many := transactionOf("p", "1")
+		for range maxTransactionPDUs + 1 {
+			many.PDUs = append(many.PDUs, json.RawMessage(`{}`))
+		}
+		if _, err := s.ReceiveTransaction(context.Background(), many); !errors.Is(err, merr.ErrBadJSON) {
+			t.Errorf("got %v, want M_BAD_JSON", err)
+		}
+		// A room whose events pile up turns more of them away, for the sender to try later.
+		s.limits.InboundQueue = 3
+		s.limits.AnswerWait = time.Millisecond
+		for i := range 5 {
+			s.receive(transactionOf("p", fmt.Sprint("fill", i), s.forge(s.room, message(pat, fmt.Sprint(i)))))
+			if n, err := s.store.StagedCount(context.Background(), s.row(s.room).NID); err != nil || n > 3 {
+				break
+			}
+		}
+		ev := s.forge(s.room, message(pat, "too many"))
+		if _, err := s.ReceiveTransaction(context.Background(), transactionOf("p", "over", ev)); !errors.Is(err, merr.ErrLimitExceeded) {
+			t.Errorf("got %v, want M_LIMIT_EXCEEDED", err)
+		}
+		stop := s.run()
+		stop()
+	})
+}
+
+// What a transaction's answer promised survives a crash: a new process on the same
+// database takes it up.
+func TestStagedEventsSurviveACrash(t *testing.T) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		url := newURL()
+		db := sqldbtest.Open(t, url)
+		w := newWorld(t, func() *sqldb.DB { return db })
+		s := newSceneOn(t, w, "11")
+		// This process never runs: it dies between the answer and the work.
+		s.limits.AnswerWait = time.Millisecond
+		var events []*event.Event
+		last := s.stored(s.tips(s.room)[0]).Event
+		for i := range 120 {
+			last = s.forge(s.room, message(pat, fmt.Sprint(i)), on(last), by(s.auth()...))
+			events = append(events, last)
+		}
+		for i := 0; i < len(events); i += 40 {
+			s.receive(transactionOf("p", fmt.Sprint(i), events[i:i+40]...))
+		}
+		s.has(events[0], -1)
+		if err := db.Close(); err != nil {
+			t.Fatal(err)
+		}
+		again := w.nodeOn("a", sqldbtest.Open(t, url))
+		stop := again.run()
+		waitFor(t, func() bool {
+			n, err := again.store.StagedCount(context.Background(), again.row(s.room).NID)
+			return err == nil && n == 0
+		})
+		stop()
+		pos := int64(0)
+		for _, e := range events {
+			got := again.stored(e.ID)
+			if got == nil || got.Flags != 0 || got.StreamPos <= pos {
+				t.Fatalf("%s is %+v", e.ID, got)
+			}
+			pos = got.StreamPos
+		}
+		again.check()
+	})
+}
+
+func newSceneOn(t *testing.T, w *world, version event.RoomVersion) *scene {
+	a := w.node("a")
+	room := a.create(version, alice)
+	s := &scene{node: a, room: room, p: w.puppet("p")}
+	s.join = a.acceptJoin(room, pat)
+	s.create = a.stateEvent(room, "m.room.create", "")
+	s.levels = a.stateEvent(room, "m.room.power_levels", "")
+	s.rules = a.stateEvent(room, "m.room.join_rules", "")
+	return s
+}
+
+// waitFor polls for something that another goroutine does.
+func waitFor(t *testing.T, done func() bool) {
+	t.Helper()
+	deadline := time.After(30 * time.Second)
+	tick := time.NewTicker(5 * time.Millisecond)
+	defer tick.Stop()
+	for !done() {
+		select {
+		case <-tick.C:
+		case <-deadline:
+			t.Fatal("it did not happen")
+		}
+	}
+}
+
+func TestServerACL(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		s.run()
+		s.send(s.room, state(alice, "m.room.server_acl", "", `{"allow":["*"],"deny":["p"]}`))
+		ev := s.forge(s.room, message(pat, "denied"))
+		answer := s.receive(transactionOf("p", "1", ev))
+		if answer[ev.ID] == "" {
+			t.Error("a denied server was heard")
+		}
+		s.has(ev, -1)
+		// The ACL is about who sends, not about whose event it is.
+		s.receive(transactionOf("q", "1", ev))
+		s.has(ev, 0)
+	})
+}
+
+func TestServerAllowed(t *testing.T) {
+	cases := []struct {
+		acl    string
+		server id.Server
+		want   bool
+	}{
+		{`{}`, "a.example", false},
+		{`{"allow":["*"]}`, "a.example", true},
+		{`{"allow":["*"],"deny":["*.evil.example"]}`, "x.evil.example", false},
+		{`{"allow":["*"],"deny":["*.evil.example"]}`, "evil.example", true},
+		{`{"allow":["*.good.example"]}`, "a.good.example:8448", true},
+		{`{"allow":["A?.Example"]}`, "ab.example", true},
+		{`{"allow":["a?.example"]}`, "abc.example", false},
+		{`{"allow":["*"],"allow_ip_literals":false}`, "10.0.0.1", false},
+		{`{"allow":["*"],"allow_ip_literals":false}`, "[::1]:8448", false},
+		{`{"allow":["*"],"allow_ip_literals":"false"}`, "10.0.0.1", true},
+		{`{"allow":["*"],"deny":["10.0.0.1"]}`, "10.0.0.1:1234", false},
+		{`{"allow":"*"}`, "a.example", false},
+		{`{"allow":["*"],"deny":[7,"a.example"]}`, "a.example", false},
+	}
+	for _, c := range cases {
+		if got := serverAllowed([]byte(c.acl), c.server); got != c.want {
+			t.Errorf("%s for %s: %v", c.acl, c.server, got)
+		}
+	}
+}
+
+func TestGlobMatchTakesBoundedTime(t *testing.T) {
+	if globMatch(strings.Repeat("*a", 2000)+"b", strings.Repeat("a", 20_000)) {
+		t.Error("it matches")
+	}
+	for pattern, want := range map[string]bool{"": false, "*": true, "a*c": true, "a*b": false, "abc": true, "ab?": true, "a?": false, "**c": true, "abc*": true} {
+		if globMatch(pattern, "abc") != want {
+			t.Errorf("%q", pattern)
+		}
+	}
+}
