@@ -2,6 +2,7 @@ package federationapi
 
 import (
 	"context"
+	"errors"
 
 	"weft/internal/eventstore"
 	"weft/internal/httpapi"
@@ -12,7 +13,7 @@ import (
 
 // room finds the room of a request and checks that its ACL lets the server in.
 //
-// spec: client-server §11.33 (servers apply ACLs to these endpoints)
+// spec: server-server §26 (Server Access Control Lists)
 func (s *Server) room(ctx context.Context, origin id.Server, roomID id.Room) (*eventstore.Room, error) {
 	room, err := s.Events.Room(ctx, roomID)
 	if err != nil {
@@ -54,6 +55,19 @@ func (s *Server) checkACL(ctx context.Context, room *eventstore.Room, server id.
 		return merr.Forbidden("%s is denied by the room's server ACL", server)
 	}
 	return nil
+}
+
+// mayTakePart tells whether the ACL of a room lets a server in. What is no room
+// of ours has no ACL.
+func (s *Server) mayTakePart(ctx context.Context, server id.Server, roomID id.Room) (bool, error) {
+	_, err := s.room(ctx, server, roomID)
+	switch {
+	case errors.Is(err, merr.ErrForbidden):
+		return false, nil
+	case err != nil && !errors.Is(err, merr.ErrNotFound):
+		return false, err
+	}
+	return true, nil
 }
 
 // roomEvent finds an event of a room that is part of its graph.

@@ -29,7 +29,7 @@ func pdu(e *event.Event) json.RawMessage { return e.JSON() }
 
 // GetEvent serves one event.
 //
-// spec: server-server §8, GET /_matrix/federation/v1/event/{eventId}
+// spec: server-server §9, GET /_matrix/federation/v1/event/{eventId}
 func (s *Server) GetEvent(ctx context.Context, r *httpapi.Request) (any, error) {
 	eventID, err := r.EventVar("eventId")
 	if err != nil {
@@ -63,29 +63,33 @@ func (s *Server) GetEvent(ctx context.Context, r *httpapi.Request) (any, error) 
 	return s.transaction(pdus), nil
 }
 
-// visible gives events in the form that a server may see: those of a time that
-// is hidden from it are redacted, so that it can still follow the graph.
+// visible gives events in the form that a server may see: messages of a time
+// that is hidden from it, or not known, are redacted, so that it can still follow
+// the graph.
+//
+// spec: server-server §5.1.3 ("A soft failed event should be returned in response
+// to federation requests … as usual"): what hides it from clients does not count.
 func (s *Server) visible(ctx context.Context, server id.Server, events []*eventstore.Event) ([]json.RawMessage, error) {
 	var placed []*eventstore.Event
 	for _, e := range events {
 		if e.HasState && !e.IsState {
-			placed = append(placed, e)
+			c := *e
+			c.Flags &^= eventstore.SoftFailed
+			placed = append(placed, &c)
 		}
 	}
 	sees, err := s.Events.CanServerSeeMany(ctx, server, placed)
 	if err != nil {
 		return nil, err
 	}
-	hidden := map[nid.Event]bool{}
+	shown := make(map[nid.Event]bool, len(placed))
 	for i, e := range placed {
-		// A soft-failed event is part of the graph like any other; it is hidden
-		// from clients, not from servers.
-		hidden[e.NID] = !sees[i] && e.Flags&eventstore.SoftFailed == 0
+		shown[e.NID] = sees[i]
 	}
 	out := make([]json.RawMessage, 0, len(events))
 	for _, e := range events {
 		ev := e.Event
-		if hidden[e.NID] {
+		if !e.IsState && !shown[e.NID] {
 			if ev, err = ev.Redact(); err != nil {
 				return nil, err
 			}
@@ -147,7 +151,7 @@ func (s *Server) authChain(ctx context.Context, events []nid.Event) (chain []nid
 
 // GetRoomState serves the state before an event with its auth chain.
 //
-// spec: server-server §8, GET /_matrix/federation/v1/state/{roomId}
+// spec: server-server §9, GET /_matrix/federation/v1/state/{roomId}
 func (s *Server) GetRoomState(ctx context.Context, r *httpapi.Request) (any, error) {
 	state, chain, err := s.stateAt(ctx, r)
 	if err != nil {
@@ -163,7 +167,7 @@ func (s *Server) GetRoomState(ctx context.Context, r *httpapi.Request) (any, err
 
 // GetRoomStateIDs serves the IDs of the state before an event.
 //
-// spec: server-server §8, GET /_matrix/federation/v1/state_ids/{roomId}
+// spec: server-server §9, GET /_matrix/federation/v1/state_ids/{roomId}
 func (s *Server) GetRoomStateIDs(ctx context.Context, r *httpapi.Request) (any, error) {
 	state, chain, err := s.stateAt(ctx, r)
 	if err != nil {
@@ -206,7 +210,7 @@ func (s *Server) GetEventAuthorization(ctx context.Context, r *httpapi.Request) 
 
 // BackfillRoom serves events and what precedes them, latest first.
 //
-// spec: server-server §7, GET /_matrix/federation/v1/backfill/{roomId}
+// spec: server-server §8, GET /_matrix/federation/v1/backfill/{roomId}
 func (s *Server) BackfillRoom(ctx context.Context, r *httpapi.Request) (any, error) {
 	room, err := s.memberRoom(ctx, r)
 	if err != nil {
@@ -297,7 +301,7 @@ func (s *Server) walkBack(ctx context.Context, room *eventstore.Room, from, stop
 
 // GetMissingPreviousEvents serves the events between two sets, earliest first.
 //
-// spec: server-server §7, POST /_matrix/federation/v1/get_missing_events/{roomId}
+// spec: server-server §8, POST /_matrix/federation/v1/get_missing_events/{roomId}
 func (s *Server) GetMissingPreviousEvents(ctx context.Context, r *httpapi.Request) (any, error) {
 	room, err := s.memberRoom(ctx, r)
 	if err != nil {
@@ -402,10 +406,14 @@ func (o *object) close() error {
 
 // writeEvents writes a list of events, reading a page at a time.
 func (s *Server) writeEvents(ctx context.Context, o *object, name string, events []nid.Event) {
+	store := s.Events
+	if len(events) > 4*streamPage { // would push out what is in use
+		store = store.Scanning()
+	}
 	o.name(name)
 	o.put("[")
 	for at := 0; at < len(events) && o.err == nil; at += streamPage {
-		page, err := s.Events.Events(ctx, events[at:min(at+streamPage, len(events))])
+		page, err := store.Events(ctx, events[at:min(at+streamPage, len(events))])
 		if err != nil {
 			o.err = err
 			return

@@ -3,6 +3,7 @@ package federationapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"io"
 
 	"weft/internal/httpapi"
@@ -14,21 +15,21 @@ import (
 
 // MakeJoin gives the template of a join.
 //
-// spec: server-server §9, GET /_matrix/federation/v1/make_join/{roomId}/{userId}
+// spec: server-server §10, GET /_matrix/federation/v1/make_join/{roomId}/{userId}
 func (s *Server) MakeJoin(ctx context.Context, r *httpapi.Request) (any, error) {
 	return s.makeMembership(ctx, r, "join")
 }
 
 // MakeLeave gives the template of a leave.
 //
-// spec: server-server §12, GET /_matrix/federation/v1/make_leave/{roomId}/{userId}
+// spec: server-server §13, GET /_matrix/federation/v1/make_leave/{roomId}/{userId}
 func (s *Server) MakeLeave(ctx context.Context, r *httpapi.Request) (any, error) {
 	return s.makeMembership(ctx, r, "leave")
 }
 
 // MakeKnock gives the template of a knock.
 //
-// spec: server-server §10, GET /_matrix/federation/v1/make_knock/{roomId}/{userId}
+// spec: server-server §11, GET /_matrix/federation/v1/make_knock/{roomId}/{userId}
 func (s *Server) MakeKnock(ctx context.Context, r *httpapi.Request) (any, error) {
 	return s.makeMembership(ctx, r, "knock")
 }
@@ -86,7 +87,7 @@ func (s *Server) sendMembership(ctx context.Context, r *httpapi.Request, members
 
 // SendJoinV2 takes a join and streams the state of the room.
 //
-// spec: server-server §9, PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}
+// spec: server-server §10, PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}
 func (s *Server) SendJoinV2(ctx context.Context, r *httpapi.Request) (any, error) {
 	sent, err := s.sendMembership(ctx, r, "join")
 	if err != nil {
@@ -97,7 +98,7 @@ func (s *Server) SendJoinV2(ctx context.Context, r *httpapi.Request) (any, error
 
 // SendJoinV1 is SendJoinV2 in the shape of an array of status and body.
 //
-// spec: server-server §9, PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}
+// spec: server-server §10, PUT /_matrix/federation/v1/send_join/{roomId}/{eventId}
 func (s *Server) SendJoinV1(ctx context.Context, r *httpapi.Request) (any, error) {
 	sent, err := s.sendMembership(ctx, r, "join")
 	if err != nil {
@@ -129,7 +130,7 @@ func (s *Server) writeJoin(ctx context.Context, w io.Writer, sent roomapi.SentMe
 
 // SendLeaveV2 takes a leave.
 //
-// spec: server-server §12, PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}
+// spec: server-server §13, PUT /_matrix/federation/v2/send_leave/{roomId}/{eventId}
 func (s *Server) SendLeaveV2(ctx context.Context, r *httpapi.Request) (any, error) {
 	_, err := s.sendMembership(ctx, r, "leave")
 	return nil, err
@@ -137,7 +138,7 @@ func (s *Server) SendLeaveV2(ctx context.Context, r *httpapi.Request) (any, erro
 
 // SendLeaveV1 is SendLeaveV2 in the shape of an array of status and body.
 //
-// spec: server-server §12, PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}
+// spec: server-server §13, PUT /_matrix/federation/v1/send_leave/{roomId}/{eventId}
 func (s *Server) SendLeaveV1(ctx context.Context, r *httpapi.Request) (any, error) {
 	if _, err := s.sendMembership(ctx, r, "leave"); err != nil {
 		return nil, err
@@ -147,7 +148,7 @@ func (s *Server) SendLeaveV1(ctx context.Context, r *httpapi.Request) (any, erro
 
 // SendKnock takes a knock.
 //
-// spec: server-server §10, PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}
+// spec: server-server §11, PUT /_matrix/federation/v1/send_knock/{roomId}/{eventId}
 func (s *Server) SendKnock(ctx context.Context, r *httpapi.Request) (any, error) {
 	sent, err := s.sendMembership(ctx, r, "knock")
 	if err != nil {
@@ -162,7 +163,7 @@ func (s *Server) SendKnock(ctx context.Context, r *httpapi.Request) (any, error)
 
 // SendInviteV2 takes an invite for a user of this server.
 //
-// spec: server-server §11, PUT /_matrix/federation/v2/invite/{roomId}/{eventId}
+// spec: server-server §12, PUT /_matrix/federation/v2/invite/{roomId}/{eventId}
 func (s *Server) SendInviteV2(ctx context.Context, r *httpapi.Request) (any, error) {
 	var req struct {
 		Version  event.RoomVersion `json:"room_version"`
@@ -184,7 +185,7 @@ func (s *Server) SendInviteV2(ctx context.Context, r *httpapi.Request) (any, err
 
 // SendInviteV1 is SendInviteV2 for rooms of versions 1 and 2.
 //
-// spec: server-server §11, PUT /_matrix/federation/v1/invite/{roomId}/{eventId}
+// spec: server-server §12, PUT /_matrix/federation/v1/invite/{roomId}/{eventId}
 func (s *Server) SendInviteV1(ctx context.Context, r *httpapi.Request) (any, error) {
 	var ev struct {
 		Unsigned struct {
@@ -194,11 +195,36 @@ func (s *Server) SendInviteV1(ctx context.Context, r *httpapi.Request) (any, err
 	if err := r.DecodeJSON(&ev); err != nil {
 		return nil, err
 	}
-	signed, err := s.receiveInvite(ctx, r, "1", r.Body, ev.Unsigned.Stripped)
+	version, err := s.oldVersion(ctx, r)
+	if err != nil {
+		return nil, err
+	}
+	signed, err := s.receiveInvite(ctx, r, version, r.Body, ev.Unsigned.Stripped)
 	if err != nil {
 		return nil, err
 	}
 	return []any{200, map[string]json.RawMessage{"event": signed}}, nil
+}
+
+// oldVersion gives the version of the room of a v1 invite, which does not say it:
+// 1, unless the room is known to have another. Invites of versions 1 and 2 do
+// not differ.
+func (s *Server) oldVersion(ctx context.Context, r *httpapi.Request) (event.RoomVersion, error) {
+	roomID, err := r.RoomVar("roomId")
+	if err != nil {
+		return "", err
+	}
+	room, err := s.Events.Room(ctx, roomID)
+	switch {
+	case errors.Is(err, merr.ErrNotFound):
+		return "1", nil
+	case err != nil:
+		return "", err
+	case room.Version != "1" && room.Version != "2":
+		return "", merr.IncompatibleRoomVersion("rooms of version %s need version 2 of this endpoint", room.Version).
+			With("room_version", string(room.Version))
+	}
+	return room.Version, nil
 }
 
 // maxStripped bounds the stripped state of an invite.

@@ -4,6 +4,8 @@ import (
 	"context"
 	"encoding/json"
 	"fmt"
+	"math/rand/v2"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,9 +26,14 @@ type Limits struct {
 	Queue int
 	// EphemeralEDUs is how many EDUs that may be lost wait for one (100).
 	EphemeralEDUs int
+	// DurableEDUs is how many EDUs that must arrive are kept for one (20,000);
+	// beyond that the oldest go. They are counted every TrimEvery (256).
+	DurableEDUs, TrimEvery int
 	// CatchUp is how many events a destination that was away is sent; where it
 	// missed more, it gets the latest of each room and asks for the others (500).
 	CatchUp int
+	// Page is how many rows of the stream are read at a time (500).
+	Page int
 	// Sending is how many healthy destinations are sent to at the same time
 	// (256), Retrying how many that failed last time (32).
 	Sending, Retrying int
@@ -53,7 +60,10 @@ func (l Limits) withDefaults() Limits {
 	}
 	num(&l.Queue, 1000)
 	num(&l.EphemeralEDUs, 100)
+	num(&l.DurableEDUs, 20_000)
+	num(&l.TrimEvery, 256)
 	num(&l.CatchUp, 500)
+	num(&l.Page, 500)
 	num(&l.Sending, 256)
 	num(&l.Retrying, 32)
 	dur(&l.MinBackoff, time.Second)
@@ -62,6 +72,18 @@ func (l Limits) withDefaults() Limits {
 	dur(&l.Poll, 5*time.Second)
 	dur(&l.Save, time.Second)
 	return l
+}
+
+// backoff gives the pause after a number of failures in a row: twice as long
+// after each, somewhere between half of that and the whole, so that destinations
+// that failed together are not tried together.
+func (l Limits) backoff(failures int) time.Duration {
+	pause := l.MinBackoff
+	for i := 1; i < failures && pause < l.MaxBackoff; i++ {
+		pause *= 2
+	}
+	pause = min(pause, l.MaxBackoff)
+	return pause/2 + rand.N(pause/2+1)
 }
 
 // outbound follows the event stream and owns the destinations.
@@ -77,16 +99,15 @@ type outbound struct {
 
 	mu       sync.Mutex
 	dests    map[id.Server]*destination
-	followed int64 // the stream up to here was handed to the destinations
-	saved    int64 // the cursor on disk
-	edusPut  int
+	followed int64           // the stream up to here was handed to the destinations
+	saved    int64           // the cursor on disk
 	ctx      context.Context // of run; nil before and after
 	wg       sync.WaitGroup  // workers; added to under mu
 }
 
 func newOutbound(ctx context.Context, cfg *Config) (*outbound, error) {
 	o := &outbound{
-		cfg: cfg, limits: cfg.Limits.withDefaults(), store: outStore{cfg.DB},
+		cfg: cfg, limits: cfg.Limits.withDefaults(), store: outStore{cfg.DB, cfg.Limits.withDefaults().DurableEDUs},
 		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{},
 	}
 	o.sending = make(chan struct{}, o.limits.Sending)
@@ -185,13 +206,34 @@ func (o *outbound) run(ctx context.Context) error {
 	o.mu.Lock()
 	o.ctx = nil
 	for _, d := range o.dests {
-		if d.timer != nil {
-			d.timer.Stop()
-		}
+		d.stopTimer()
 	}
 	o.mu.Unlock()
 	o.wg.Wait()
-	return o.saveCursor(context.WithoutCancel(ctx))
+	return o.leave(context.WithoutCancel(ctx))
+}
+
+// leaveTimeout bounds what is written at the end of run.
+const leaveTimeout = 10 * time.Second
+
+// leave saves the cursor, and how far the stream holds nothing for destinations
+// that do not answer, so that it is not searched again.
+func (o *outbound) leave(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
+	defer cancel()
+	o.mu.Lock()
+	var rows []behindRow
+	for _, d := range o.dests {
+		if d.parked {
+			d.from = max(d.from, o.followed)
+			rows = append(rows, d.row())
+		}
+	}
+	o.mu.Unlock()
+	if err := o.store.setBehind(ctx, rows...); err != nil {
+		return err
+	}
+	return o.saveCursor(ctx)
 }
 
 func (o *outbound) poke() {
@@ -200,9 +242,6 @@ func (o *outbound) poke() {
 	default:
 	}
 }
-
-// followPage is how many rows of the stream are read at a time.
-const followPage = 500
 
 // follow hands what is new in the stream to the destinations.
 func (o *outbound) follow(ctx context.Context) error {
@@ -218,11 +257,11 @@ func (o *outbound) follow(ctx context.Context) error {
 		if from >= to {
 			return nil
 		}
-		rows, err := o.cfg.Events.EventStream(ctx, from, to, followPage)
+		rows, err := o.cfg.Events.EventStream(ctx, from, to, o.limits.Page)
 		if err != nil {
 			return err
 		}
-		if len(rows) == followPage {
+		if len(rows) == o.limits.Page {
 			to = rows[len(rows)-1].Pos
 		}
 		if err := o.handOut(ctx, rows, to); err != nil {
@@ -231,46 +270,37 @@ func (o *outbound) follow(ctx context.Context) error {
 	}
 }
 
-// hand is an event for a destination.
-type hand struct {
-	server id.Server
-	queued
-}
-
 // handOut queues the events that are ours to send, and moves to position to.
 func (o *outbound) handOut(ctx context.Context, rows []eventstore.StreamRow, to int64) error {
 	events, err := o.sendable(ctx, rows)
 	if err != nil {
 		return err
 	}
-	r := newRoutes(o.cfg.Events, o.cfg.ServerName)
-	var hands []hand
-	for _, e := range events {
-		servers, err := r.of(ctx, e)
-		if err != nil {
-			return err
-		}
-		for _, s := range servers {
-			hands = append(hands, hand{s, queued{e.NID, e.StreamPos}})
-		}
+	list, err := newRoutes(o.cfg.Events, o.cfg.ServerName, "").page(ctx, events)
+	if err != nil {
+		return err
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	touched := map[id.Server]bool{}
-	for _, h := range hands {
-		d := o.destination(h.server)
-		touched[h.server] = true
-		switch {
-		case d.behind: // it will be caught up from the stream
-		case len(d.queue) >= o.limits.Queue:
-			d.fallBehind(d.queue[0].pos - 1)
-		default:
-			d.queue = append(d.queue, h.queued)
+	touched := map[*destination]struct{}{}
+	for _, h := range list {
+		for _, s := range h.servers {
+			d := o.destination(s)
+			touched[d] = struct{}{}
+			switch {
+			case d.parked: // so far the stream held nothing for it
+				d.parked, d.from = false, max(d.from, h.event.StreamPos-1)
+			case d.behind: // it will be caught up from the stream
+			case len(d.queue) >= o.limits.Queue:
+				d.fallBehind(d.queue[0].pos - 1)
+			default:
+				d.queue = append(d.queue, queued{h.event.NID, h.event.StreamPos})
+			}
 		}
 	}
 	o.followed = to
-	for s := range touched {
-		o.schedule(o.dests[s])
+	for d := range touched {
+		o.schedule(d)
 	}
 	return nil
 }
@@ -326,19 +356,21 @@ func (o *outbound) destination(server id.Server) *destination {
 }
 
 // schedule starts a destination's worker where there is work and nothing keeps
-// it back, and forgets a destination that has nothing. mu is held.
+// it back, and forgets a destination that keeps up and has nothing. mu is held.
 func (o *outbound) schedule(d *destination) {
-	if o.ctx == nil || o.ctx.Err() != nil || d.running {
+	// A timer may come late, for a destination that was forgotten since and is
+	// perhaps another one by now.
+	if o.ctx == nil || o.ctx.Err() != nil || d.running || o.dests[d.name] != d {
 		return
 	}
+	d.stopTimer()
 	if !d.hasWork() {
-		delete(o.dests, d.name)
+		if !d.behind {
+			delete(o.dests, d.name)
+		}
 		return
 	}
 	if wait := d.retryAt.Sub(o.cfg.Now()); d.failures > 0 && wait > 0 {
-		if d.timer != nil {
-			d.timer.Stop()
-		}
 		d.timer = time.AfterFunc(wait, func() {
 			o.mu.Lock()
 			defer o.mu.Unlock()
@@ -351,14 +383,18 @@ func (o *outbound) schedule(d *destination) {
 	go o.work(o.ctx, d)
 }
 
-// alive ends a destination's pause.
+// alive ends a destination's pause. A server that we hear from and do not reach
+// is still not tried more often than the shortest pause allows.
 func (o *outbound) alive(server id.Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
-	if d, ok := o.dests[server]; ok && d.failures > 0 && !d.running {
-		d.retryAt = time.Time{}
-		o.schedule(d)
+	d, ok := o.dests[server]
+	if !ok || d.failures == 0 || d.heard {
+		return
 	}
+	d.heard, d.parked = true, false
+	d.retryAt = d.tried.Add(o.limits.MinBackoff)
+	o.schedule(d)
 }
 
 // sendEDU queues an EDU.
@@ -370,34 +406,47 @@ func (o *outbound) sendEDU(ctx context.Context, edu api.EDU) error {
 	if err != nil {
 		return merr.BadJSON("the content of %s: %v", edu.Type, err)
 	}
-	servers := make([]id.Server, 0, len(edu.Destinations))
-	for _, s := range edu.Destinations {
-		if s != o.cfg.ServerName {
-			servers = append(servers, s)
-		}
-	}
+	servers := slices.DeleteFunc(slices.Clone(edu.Destinations), func(s id.Server) bool { return s == o.cfg.ServerName })
+	slices.Sort(servers)
+	servers = slices.Compact(servers)
 	if len(servers) == 0 {
 		return nil
 	}
 	if edu.Durable {
-		o.mu.Lock()
-		o.edusPut++
-		trim := o.edusPut%trimEDUsEveryPuts == 0
-		o.mu.Unlock()
-		if err := o.store.putEDU(ctx, body, servers, trim); err != nil {
+		if err := o.store.putEDU(ctx, body, servers, o.crowded(servers)); err != nil {
 			return err
 		}
 	}
 	o.mu.Lock()
 	defer o.mu.Unlock()
+	now := o.cfg.Now()
 	for _, s := range servers {
 		d := o.destination(s)
-		if edu.Durable {
-			d.durable = true
-		} else if d.failures == 0 {
+		switch {
+		case edu.Durable:
+			d.durable, d.parked = true, false
+			d.edusPut++
+		case d.failures == 0 || !now.Before(d.retryAt):
 			d.addEphemeral(ephemeral{edu.Type + "\x00" + edu.Key, edu.Key != "", body}, o.limits.EphemeralEDUs)
+		default: // it cannot be reached now
+			continue
 		}
 		o.schedule(d)
 	}
 	return nil
+}
+
+// crowded picks the destinations for which many EDUs may wait, so that the
+// oldest have to go.
+func (o *outbound) crowded(servers []id.Server) []id.Server {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	var out []id.Server
+	for _, s := range servers {
+		if d := o.dests[s]; d != nil && d.edusPut >= o.limits.TrimEvery {
+			d.edusPut = 0
+			out = append(out, s)
+		}
+	}
+	return out
 }

@@ -20,13 +20,11 @@ const (
 		ON CONFLICT (server) DO UPDATE SET pos = excluded.pos, failures = excluded.failures, retry_ts = excluded.retry_ts`
 	deleteBehindSQL = `DELETE FROM fed_destinations WHERE server = $1`
 
-	insertEDUSQL      = `INSERT INTO fed_edus (server, edu) VALUES ($1, $2)`
-	selectEDUsSQL     = `SELECT seq, edu FROM fed_edus WHERE server = $1 ORDER BY seq LIMIT $2`
-	deleteEDUSQL      = `DELETE FROM fed_edus WHERE seq = $1`
-	selectWaitingSQL  = `SELECT DISTINCT server FROM fed_edus`
-	deleteOldEDUsSQL  = `DELETE FROM fed_edus WHERE server = $1 AND seq <= (SELECT seq FROM fed_edus WHERE server = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)`
-	maxDurableEDUs    = 20_000 // kept for one destination; beyond that the oldest go
-	trimEDUsEveryPuts = 256
+	insertEDUSQL     = `INSERT INTO fed_edus (server, edu) VALUES ($1, $2)`
+	selectEDUsSQL    = `SELECT seq, edu FROM fed_edus WHERE server = $1 ORDER BY seq LIMIT $2`
+	deleteEDUSQL     = `DELETE FROM fed_edus WHERE seq = $1`
+	selectWaitingSQL = `SELECT DISTINCT server FROM fed_edus`
+	deleteOldEDUsSQL = `DELETE FROM fed_edus WHERE server = $1 AND seq <= (SELECT seq FROM fed_edus WHERE server = $1 ORDER BY seq DESC LIMIT 1 OFFSET $2)`
 )
 
 // behindRow is a row of fed_destinations.
@@ -38,7 +36,10 @@ type behindRow struct {
 }
 
 // outStore is the tables of the outbound side.
-type outStore struct{ db *sqldb.DB }
+type outStore struct {
+	db      *sqldb.DB
+	maxEDUs int // kept for one destination
+}
 
 func (st outStore) cursor(ctx context.Context) (int64, error) {
 	var pos int64
@@ -75,11 +76,18 @@ func (st outStore) listBehind(ctx context.Context) (out []behindRow, err error) 
 	return out, rows.Err()
 }
 
-func (st outStore) setBehind(ctx context.Context, r behindRow) error {
-	if _, err := st.db.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS); err != nil {
-		return fmt.Errorf("federationapi: storing a destination: %w", err)
+func (st outStore) setBehind(ctx context.Context, rows ...behindRow) error {
+	if len(rows) == 0 {
+		return nil
 	}
-	return nil
+	return st.db.Update(ctx, func(tx *sqldb.Tx) error {
+		for _, r := range rows {
+			if _, err := tx.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS); err != nil {
+				return fmt.Errorf("federationapi: storing a destination: %w", err)
+			}
+		}
+		return nil
+	})
 }
 
 func (st outStore) deleteBehind(ctx context.Context, server id.Server) error {
@@ -89,18 +97,17 @@ func (st outStore) deleteBehind(ctx context.Context, server id.Server) error {
 	return nil
 }
 
-// putEDU stores an EDU for several destinations. trim also bounds what waits
-// for each of them.
-func (st outStore) putEDU(ctx context.Context, edu json.RawMessage, servers []id.Server, trim bool) error {
+// putEDU stores an EDU for several destinations, and drops the oldest of those
+// for which too many wait, if they are among crowded.
+func (st outStore) putEDU(ctx context.Context, edu json.RawMessage, servers, crowded []id.Server) error {
 	return st.db.Update(ctx, func(tx *sqldb.Tx) error {
 		for _, server := range servers {
 			if _, err := tx.Exec(ctx, insertEDUSQL, string(server), []byte(edu)); err != nil {
 				return fmt.Errorf("federationapi: storing an EDU: %w", err)
 			}
-			if !trim {
-				continue
-			}
-			if _, err := tx.Exec(ctx, deleteOldEDUsSQL, string(server), maxDurableEDUs); err != nil {
+		}
+		for _, server := range crowded {
+			if _, err := tx.Exec(ctx, deleteOldEDUsSQL, string(server), st.maxEDUs); err != nil {
 				return fmt.Errorf("federationapi: bounding EDUs: %w", err)
 			}
 		}

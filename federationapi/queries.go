@@ -3,9 +3,7 @@ package federationapi
 import (
 	"context"
 	"encoding/json"
-	"errors"
 
-	"weft/internal/eventstore"
 	"weft/internal/httpapi"
 	keyapi "weft/keyserver/api"
 	"weft/matrix/id"
@@ -15,7 +13,7 @@ import (
 
 // QueryRoomDirectory resolves one of our aliases.
 //
-// spec: server-server §14, GET /_matrix/federation/v1/query/directory
+// spec: server-server §20, GET /_matrix/federation/v1/query/directory
 func (s *Server) QueryRoomDirectory(ctx context.Context, r *httpapi.Request) (any, error) {
 	alias, err := id.ParseRoomAlias(r.Query().Get("room_alias"))
 	if err != nil {
@@ -28,12 +26,12 @@ func (s *Server) QueryRoomDirectory(ctx context.Context, r *httpapi.Request) (an
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"room_id": got.Room, "servers": got.Servers}, nil
+	return map[string]any{"room_id": got.Room, "servers": append([]id.Server{}, got.Servers...)}, nil
 }
 
 // QueryProfile serves a user's profile, or one field of it.
 //
-// spec: server-server §14, GET /_matrix/federation/v1/query/profile
+// spec: server-server §20, GET /_matrix/federation/v1/query/profile
 func (s *Server) QueryProfile(ctx context.Context, r *httpapi.Request) (any, error) {
 	if r.Query().Get("user_id") == "" {
 		return nil, merr.MissingParam("user_id is missing")
@@ -95,15 +93,22 @@ func (s *Server) QueryPublicRooms(ctx context.Context, r *httpapi.Request) (any,
 const maxPublicRooms = 500
 
 func (s *Server) publicRooms(ctx context.Context, q roomapi.ListPublicRooms) (any, error) {
-	if q.Limit == 0 || q.Limit > maxPublicRooms {
+	if q.Limit = min(q.Limit, maxPublicRooms); q.Limit == 0 {
 		q.Limit = 100
 	}
-	return s.Directory.ListPublicRooms(ctx, q)
+	rooms, err := s.Directory.ListPublicRooms(ctx, q)
+	if err != nil {
+		return nil, err
+	}
+	if rooms.Chunk == nil {
+		rooms.Chunk = []roomapi.PublicRoom{}
+	}
+	return rooms, nil
 }
 
 // GetUserDevices serves a user's device list.
 //
-// spec: server-server §18, GET /_matrix/federation/v1/user/devices/{userId}
+// spec: server-server §22, GET /_matrix/federation/v1/user/devices/{userId}
 func (s *Server) GetUserDevices(ctx context.Context, r *httpapi.Request) (any, error) {
 	user, err := s.userOf(r.Vars["userId"])
 	if err != nil {
@@ -121,7 +126,7 @@ func (s *Server) GetUserDevices(ctx context.Context, r *httpapi.Request) (any, e
 
 // QueryUserKeys serves device keys of our users.
 //
-// spec: server-server §18, POST /_matrix/federation/v1/user/keys/query
+// spec: server-server §23, POST /_matrix/federation/v1/user/keys/query
 func (s *Server) QueryUserKeys(ctx context.Context, r *httpapi.Request) (any, error) {
 	var req struct {
 		Devices map[id.User][]id.Device `json:"device_keys"`
@@ -133,15 +138,16 @@ func (s *Server) QueryUserKeys(ctx context.Context, r *httpapi.Request) (any, er
 	if err != nil {
 		return nil, err
 	}
+	if got.DeviceKeys == nil {
+		got.DeviceKeys = map[id.User]map[id.Device]json.RawMessage{}
+	}
 	// spec: the answer has neither failures nor user-signing keys.
-	return map[string]any{
-		"device_keys": got.DeviceKeys, "master_keys": got.MasterKeys, "self_signing_keys": got.SelfSigningKeys,
-	}, nil
+	return keyapi.QueriedKeys{DeviceKeys: got.DeviceKeys, MasterKeys: got.MasterKeys, SelfSigningKeys: got.SelfSigningKeys}, nil
 }
 
 // ClaimUserEncryptionKeys hands out one-time keys of our users.
 //
-// spec: server-server §18, POST /_matrix/federation/v1/user/keys/claim
+// spec: server-server §23, POST /_matrix/federation/v1/user/keys/claim
 func (s *Server) ClaimUserEncryptionKeys(ctx context.Context, r *httpapi.Request) (any, error) {
 	var req struct {
 		Keys map[id.User]map[id.Device]string `json:"one_time_keys"`
@@ -153,19 +159,22 @@ func (s *Server) ClaimUserEncryptionKeys(ctx context.Context, r *httpapi.Request
 	if err != nil {
 		return nil, err
 	}
-	return map[string]any{"one_time_keys": got.OneTimeKeys}, nil
+	if got.OneTimeKeys == nil {
+		got.OneTimeKeys = map[id.User]map[id.Device]map[string]json.RawMessage{}
+	}
+	return keyapi.ClaimedKeys{OneTimeKeys: got.OneTimeKeys}, nil
 }
 
 // GetVersion tells what this server runs.
 //
-// spec: server-server §3.2, GET /_matrix/federation/v1/version
+// spec: server-server §2.2, GET /_matrix/federation/v1/version
 func (s *Server) GetVersion(context.Context, *httpapi.Request) (any, error) {
 	return map[string]any{"server": map[string]string{"name": "Weft", "version": s.Version}}, nil
 }
 
 // ExchangeOpenIDToken tells whose an OpenID token is.
 //
-// spec: server-server §17, GET /_matrix/federation/v1/openid/userinfo
+// spec: server-server §21, GET /_matrix/federation/v1/openid/userinfo
 func (s *Server) ExchangeOpenIDToken(ctx context.Context, r *httpapi.Request) (any, error) {
 	token := r.Query().Get("access_token")
 	if token == "" {
@@ -176,61 +185,4 @@ func (s *Server) ExchangeOpenIDToken(ctx context.Context, r *httpapi.Request) (a
 		return nil, err
 	}
 	return map[string]id.User{"sub": user}, nil
-}
-
-// GetEventByTimestamp finds the event closest to a time.
-//
-// spec: server-server §8, GET /_matrix/federation/v1/timestamp_to_event/{roomId}
-func (s *Server) GetEventByTimestamp(ctx context.Context, r *httpapi.Request) (any, error) {
-	room, err := s.memberRoom(ctx, r)
-	if err != nil {
-		return nil, err
-	}
-	ts, err := r.QueryInt("ts", -1, 0, 1<<53)
-	if err != nil {
-		return nil, err
-	}
-	dir := r.Query().Get("dir")
-	if ts < 0 || (dir != "f" && dir != "b") {
-		return nil, merr.MissingParam("ts or dir (f or b) is missing")
-	}
-	best, err := s.closest(ctx, room, ts, dir == "b")
-	if err != nil {
-		return nil, err
-	}
-	return map[string]any{"event_id": best.ID, "origin_server_ts": best.OriginServerTS}, nil
-}
-
-// maxTimeScan bounds the events looked at for one timestamp_to_event.
-const maxTimeScan = 20_000
-
-// closest walks the room's history from the end at which the time is nearer.
-//
-// Timestamps do not follow the order of the graph, so there is no index that
-// would answer exactly; the first event past the time in topological order is
-// what clients expect.
-func (s *Server) closest(ctx context.Context, room *eventstore.Room, ts int64, backward bool) (*eventstore.Event, error) {
-	q := eventstore.HistoryQuery{Room: room.NID, From: eventstore.Start(), Limit: 200}
-	if backward {
-		q.From, q.Backward = eventstore.End(), true
-	}
-	for range maxTimeScan / q.Limit {
-		events, err := s.Events.History(ctx, q)
-		if err != nil {
-			return nil, err
-		}
-		for _, e := range events {
-			if (backward && e.OriginServerTS <= ts) || (!backward && e.OriginServerTS >= ts) {
-				return e, nil
-			}
-			q.From = e.Position()
-			if backward {
-				q.From = q.From.Before()
-			}
-		}
-		if len(events) < q.Limit {
-			break
-		}
-	}
-	return nil, errors.Join(merr.NotFound("no event was found at that time"))
 }

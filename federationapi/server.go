@@ -138,6 +138,7 @@ func (s *Server) Routes() []httpapi.Route {
 		{Method: get, Path: v1 + "/backfill/{roomId}", Handler: s.BackfillRoom},
 		{Method: post, Path: v1 + "/get_missing_events/{roomId}", Handler: s.GetMissingPreviousEvents},
 		{Method: get, Path: v1 + "/timestamp_to_event/{roomId}", Handler: s.GetEventByTimestamp},
+		{Method: get, Path: v1 + "/hierarchy/{roomId}", Handler: s.GetSpaceHierarchy},
 		{Method: get, Path: v1 + "/make_join/{roomId}/{userId}", Handler: s.MakeJoin},
 		{Method: put, Path: v1 + "/send_join/{roomId}/{eventId}", Handler: s.SendJoinV1},
 		{Method: put, Path: v2 + "/send_join/{roomId}/{eventId}", Handler: s.SendJoinV2},
@@ -158,6 +159,7 @@ func (s *Server) Routes() []httpapi.Route {
 	}
 	for i := range routes {
 		routes[i].Auth = httpapi.AuthServer
+		routes[i].Handler = s.heard(routes[i].Handler)
 	}
 	routes = append(routes,
 		httpapi.Route{Method: get, Path: v1 + "/version", Handler: s.GetVersion},
@@ -174,6 +176,17 @@ func (s *Server) Routes() []httpapi.Route {
 			}})
 	}
 	return routes
+}
+
+// heard notes, before a request is carried out, that the server that sent it is
+// there.
+func (s *Server) heard(h httpapi.Handler) httpapi.Handler {
+	return func(ctx context.Context, r *httpapi.Request) (any, error) {
+		if err := s.DestinationAlive(ctx, r.Origin); err != nil {
+			return nil, err
+		}
+		return h(ctx, r)
+	}
 }
 
 // raw is a response that is JSON already.

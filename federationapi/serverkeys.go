@@ -32,7 +32,7 @@ type cachedKeys struct {
 
 // GetServerKey publishes our keys.
 //
-// spec: server-server §3.3.1 (Publishing Keys)
+// spec: server-server §2.3.1 (Publishing Keys)
 func (s *Server) GetServerKey(context.Context, *httpapi.Request) (any, error) {
 	obj, err := s.ownKeys()
 	if err != nil {
@@ -89,7 +89,7 @@ type notaryAnswer struct {
 
 // PerspectivesKeyQuery answers for the keys of one other server.
 //
-// spec: server-server, GET /_matrix/key/v2/query/{serverName}
+// spec: server-server §2.3.2, GET /_matrix/key/v2/query/{serverName}
 func (s *Server) PerspectivesKeyQuery(ctx context.Context, r *httpapi.Request) (any, error) {
 	server, err := r.ServerVar("serverName")
 	if err != nil {
@@ -124,7 +124,7 @@ func (s *Server) notarise(ctx context.Context, server id.Server, until int64, ke
 // BulkPerspectivesKeyQuery answers for the keys of several servers. Those whose
 // keys cannot be had are left out.
 //
-// spec: server-server, POST /_matrix/key/v2/query
+// spec: server-server §2.3.2, POST /_matrix/key/v2/query
 func (s *Server) BulkPerspectivesKeyQuery(ctx context.Context, r *httpapi.Request) (any, error) {
 	var req struct {
 		ServerKeys map[id.Server]map[id.KeyID]struct {

@@ -4,7 +4,10 @@ import (
 	"context"
 	"encoding/json"
 	"errors"
+	"net/http"
 	"sync"
+
+	"github.com/tidwall/gjson"
 
 	"weft/internal/fedclient"
 	"weft/internal/httpapi"
@@ -19,19 +22,25 @@ type inboundEDU struct {
 	Content json.RawMessage `json:"content"`
 }
 
-// inboundTxn is the body of /send.
+// inboundTxn is the body of /send. Its parts are read one by one, so that one
+// that is malformed does not spoil the others.
 type inboundTxn struct {
 	PDUs []json.RawMessage `json:"pdus"`
-	EDUs []inboundEDU      `json:"edus"`
+	EDUs []json.RawMessage `json:"edus"`
 }
 
 // parseTransaction reads the body of /send and checks its bounds.
+//
+// spec: server-server §4 ("at most 50 PDUs and 100 EDUs")
 func parseTransaction(body []byte) (inboundTxn, error) {
 	var t inboundTxn
 	if err := json.Unmarshal(body, &t); err != nil {
 		var typeErr *json.UnmarshalTypeError
-		if errors.As(err, &typeErr) {
+		switch {
+		case errors.As(err, &typeErr) && typeErr.Field != "":
 			return t, merr.BadJSON("%s is a JSON %s", typeErr.Field, typeErr.Value)
+		case errors.As(err, &typeErr):
+			return t, merr.BadJSON("the body must be a JSON object")
 		}
 		return t, merr.NotJSON("the body is no JSON: %v", err)
 	}
@@ -49,7 +58,7 @@ func parseTransaction(body []byte) (inboundTxn, error) {
 // answer has no place for it; one that could not be stored fails the
 // transaction, so that it comes again.
 //
-// spec: server-server §5, PUT /_matrix/federation/v1/send/{txnId}
+// spec: server-server §4, PUT /_matrix/federation/v1/send/{txnId}
 func (s *Server) SendTransaction(ctx context.Context, r *httpapi.Request) (any, error) {
 	txnID := r.Vars["txnId"]
 	t, err := parseTransaction(r.Body)
@@ -61,9 +70,6 @@ func (s *Server) SendTransaction(ctx context.Context, r *httpapi.Request) (any, 
 		return nil, err
 	}
 	defer release()
-	if err := s.DestinationAlive(ctx, r.Origin); err != nil {
-		return nil, err
-	}
 	if err := s.dispatchEDUs(ctx, r.Origin, t.EDUs); err != nil {
 		return nil, err
 	}
@@ -82,21 +88,17 @@ func (s *Server) SendTransaction(ctx context.Context, r *httpapi.Request) (any, 
 }
 
 // dispatchEDUs hands each EDU to the component that owns its type.
-func (s *Server) dispatchEDUs(ctx context.Context, origin id.Server, edus []inboundEDU) error {
-	for _, edu := range edus {
-		var err error
-		switch edu.Type {
-		case "m.typing", "m.receipt", "m.presence":
-			err = s.Sync.ReceiveEDU(ctx, origin, edu.Type, edu.Content)
-		case "m.device_list_update", "m.signing_key_update":
-			err = s.Keys.ReceiveEDU(ctx, origin, edu.Type, edu.Content)
-		case "m.direct_to_device":
-			err = s.ToDevice.ReceiveToDevice(ctx, origin, edu.Content)
-		default:
-			s.Log.WithField("type", edu.Type).Debug("an EDU of an unknown type was dropped")
+func (s *Server) dispatchEDUs(ctx context.Context, origin id.Server, edus []json.RawMessage) error {
+	for _, raw := range edus {
+		var edu inboundEDU
+		err := json.Unmarshal(raw, &edu)
+		if err != nil {
+			err = merr.BadJSON("the EDU is malformed: %v", err)
+		} else {
+			err = s.dispatchEDU(ctx, origin, edu)
 		}
 		var refused *merr.Error
-		if errors.As(err, &refused) {
+		if errors.As(err, &refused) && refused.Status < http.StatusInternalServerError && refused.Status != http.StatusTooManyRequests {
 			s.Log.WithError(err).WithField("origin", origin).WithField("type", edu.Type).Info("an EDU was refused")
 			continue
 		}
@@ -105,6 +107,65 @@ func (s *Server) dispatchEDUs(ctx context.Context, origin id.Server, edus []inbo
 		}
 	}
 	return nil
+}
+
+func (s *Server) dispatchEDU(ctx context.Context, origin id.Server, edu inboundEDU) error {
+	switch edu.Type {
+	case "m.typing":
+		roomID := id.Room(gjson.GetBytes(edu.Content, "room_id").Str)
+		if ok, err := s.mayTakePart(ctx, origin, roomID); !ok || err != nil {
+			return err
+		}
+		return s.Sync.ReceiveEDU(ctx, origin, edu.Type, edu.Content)
+	case "m.receipt":
+		content, err := s.allowedReceipts(ctx, origin, edu.Content)
+		if err != nil || content == nil {
+			return err
+		}
+		return s.Sync.ReceiveEDU(ctx, origin, edu.Type, content)
+	case "m.presence":
+		return s.Sync.ReceiveEDU(ctx, origin, edu.Type, edu.Content)
+	case "m.device_list_update", "m.signing_key_update":
+		return s.Keys.ReceiveEDU(ctx, origin, edu.Type, edu.Content)
+	case "m.direct_to_device":
+		return s.ToDevice.ReceiveToDevice(ctx, origin, edu.Content)
+	}
+	s.Log.WithField("type", edu.Type).Debug("an EDU of an unknown type was dropped")
+	return nil
+}
+
+// maxReceiptRooms bounds the rooms of one m.receipt.
+const maxReceiptRooms = 1000
+
+// allowedReceipts leaves out the receipts of rooms whose ACL shuts the server
+// out; nil when none are left.
+//
+// spec: server-server §26 ("all receipts for a particular room ID MUST be ignored …")
+func (s *Server) allowedReceipts(ctx context.Context, origin id.Server, content json.RawMessage) (json.RawMessage, error) {
+	var rooms map[id.Room]json.RawMessage
+	if err := json.Unmarshal(content, &rooms); err != nil {
+		return nil, merr.BadJSON("the content of m.receipt is malformed: %v", err)
+	}
+	if len(rooms) > maxReceiptRooms {
+		return nil, merr.TooLarge("receipts of more than %d rooms", maxReceiptRooms)
+	}
+	all := len(rooms)
+	for room := range rooms {
+		ok, err := s.mayTakePart(ctx, origin, room)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			delete(rooms, room)
+		}
+	}
+	switch len(rooms) {
+	case all:
+		return content, nil
+	case 0:
+		return nil, nil
+	}
+	return json.Marshal(rooms)
 }
 
 // txnGate lets one transaction of a server in at a time with the same ID: a

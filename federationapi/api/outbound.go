@@ -20,7 +20,7 @@ type Outbound interface {
 
 // EDU is an ephemeral data unit and where it goes.
 //
-// spec: server-server §5 (EDUs)
+// spec: server-server §6 (EDUs)
 type EDU struct {
 	Type         string
 	Content      json.RawMessage

@@ -1,0 +1,149 @@
+package federationapi
+
+import (
+	"slices"
+	"testing"
+
+	"weft/internal/eventstore"
+	"weft/matrix/event"
+	"weft/matrix/id"
+)
+
+// destinations gives where an event goes.
+func (w *world) destinations(only id.Server, e *eventstore.Event) []id.Server {
+	w.t.Helper()
+	stored, err := w.r.Event(w.ctx(), e.NID)
+	w.ok(err)
+	list, err := newRoutes(w.r, home, only).page(w.ctx(), []*eventstore.Event{stored})
+	w.ok(err)
+	servers := slices.Clone(list[0].servers)
+	slices.Sort(servers)
+	return servers
+}
+
+func TestRouting(t *testing.T) {
+	kicked, outsider := id.User("@kicked:three.example"), id.User("@x:four.example")
+	cases := []struct {
+		name string
+		// run returns the event whose destinations are asked for, after whatever
+		// happened since.
+		run  func(r *room) *eventstore.Event
+		want []id.Server
+	}{
+		{"everybody in the room", func(r *room) *eventstore.Event { return r.say(alice, "hi") }, []id.Server{one, two}},
+		{"a server that is denied but resident", func(r *room) *eventstore.Event { return r.acl(two) }, []id.Server{one, two}},
+		{"a message before a kick", func(r *room) *eventstore.Event {
+			e := r.say(alice, "hi")
+			r.member(alice, tina, "leave")
+			return e
+		}, []id.Server{one, two}},
+		{"a message after a kick", func(r *room) *eventstore.Event {
+			r.member(alice, tina, "leave")
+			return r.say(alice, "hi")
+		}, []id.Server{one}},
+		{"the kick", func(r *room) *eventstore.Event { return r.member(alice, tina, "leave") }, []id.Server{one, two}},
+		{"the ban", func(r *room) *eventstore.Event { return r.member(alice, tina, "ban") }, []id.Server{one, two}},
+		{"an invite is brought otherwise", func(r *room) *eventstore.Event { return r.member(alice, kicked, "invite") }, []id.Server{one, two}},
+		{"an invite taken back", func(r *room) *eventstore.Event {
+			r.member(alice, kicked, "invite")
+			return r.member(alice, kicked, "leave")
+		}, []id.Server{one, three, two}},
+		{"a knock refused", func(r *room) *eventstore.Event {
+			r.member(kicked, kicked, "knock")
+			return r.member(alice, kicked, "leave")
+		}, []id.Server{one, three, two}},
+		{"a ban of somebody who was never there", func(r *room) *eventstore.Event { return r.member(alice, outsider, "ban") }, []id.Server{one, two}},
+		{"one of a server's two users was kicked", func(r *room) *eventstore.Event {
+			other := id.User("@other:two.example")
+			r.member(other, other, "join")
+			e := r.say(alice, "hi")
+			r.member(alice, tina, "leave")
+			return e
+		}, []id.Server{one, two}},
+		{"a message before a join, hidden from the newcomer", func(r *room) *eventstore.Event {
+			r.send(alice, "m.room.history_visibility", ptr(""), map[string]any{"history_visibility": "joined"})
+			e := r.say(alice, "hi")
+			r.member(theo, theo, "join")
+			return e
+		}, []id.Server{one, two}},
+		{"a second user joined since", func(r *room) *eventstore.Event {
+			r.send(alice, "m.room.history_visibility", ptr(""), map[string]any{"history_visibility": "joined"})
+			e := r.say(alice, "hi")
+			other := id.User("@other:two.example")
+			r.member(other, other, "join")
+			return e
+		}, []id.Server{one, two}},
+		{"left and came back since", func(r *room) *eventstore.Event {
+			e := r.say(alice, "hi")
+			r.member(tina, tina, "leave")
+			r.member(tina, tina, "join")
+			return e
+		}, []id.Server{one, two}},
+		{"somebody else's event that we hand on", func(r *room) *eventstore.Event {
+			r.flags = func(*event.Event) eventstore.Flags { return eventstore.SendOut }
+			return r.member(theo, theo, "join")
+		}, []id.Server{one, two}},
+		{"a user of another server leaves through us", func(r *room) *eventstore.Event {
+			return r.member(tina, tina, "leave")
+		}, []id.Server{one}},
+	}
+	onBoth(t, func(t *testing.T, w *world) {
+		for _, c := range cases {
+			t.Run(c.name, func(t *testing.T) {
+				w.t = t
+				e := c.run(w.newRoom(alice, bob, oscar, tina))
+				if got := w.destinations("", e); !slices.Equal(got, c.want) {
+					t.Errorf("to all: got %v, want %v", got, c.want)
+				}
+				for _, s := range []id.Server{one, two, three, "four.example"} {
+					in := slices.Contains(c.want, s)
+					if got := w.destinations(s, e); slices.Contains(got, s) != in || len(got) > 1 {
+						t.Errorf("to %s alone: got %v, want %t", s, got, in)
+					}
+				}
+			})
+		}
+	})
+}
+
+func TestKickReachesAServerBehind(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		room := w.newRoom(alice, oscar, tina)
+		net := newNetwork()
+		net.fails(one)
+		w.start(w.server(net, quickLimits()))
+		said := room.say(alice, "you will be kicked")
+		kick := room.member(alice, oscar, "leave")
+		after := room.say(alice, "gone")
+		net.waitGot(t, two, ids(said, kick, after)...)
+		net.wait(t, "it failed", func() bool { return len(net.to(one, false)) > 2 })
+		net.fails()
+		net.waitGot(t, one, said.ID, kick.ID)
+		checkOrder(t, net.got(one), said.ID, kick.ID)
+		next := room.say(alice, "really gone")
+		net.waitGot(t, two, next.ID)
+		if got := net.got(one); slices.Contains(got, after.ID) || slices.Contains(got, next.ID) {
+			t.Error("a server that is no longer in the room got what came after")
+		}
+	})
+}
+
+func TestManyChangesAtOnce(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		r := w.newRoom(alice, oscar)
+		e := r.say(alice, "hi")
+		var events []*event.Event
+		tips, depth := r.tips, r.depth
+		for i := range maxMoved + 1 {
+			u := id.User("@u" + string(rune('a'+i%26)) + string(rune('a'+i/26)) + ":two.example")
+			ev := r.build(u, "m.room.member", ptr(string(u)), map[string]any{"membership": "join"})
+			r.tips, r.depth = []*event.Event{ev}, ev.Depth
+			events = append(events, ev)
+		}
+		r.tips, r.depth = tips, depth
+		r.putAs(0, events...)
+		if got := w.destinations("", e); !slices.Equal(got, []id.Server{one, two}) {
+			t.Errorf("got %v", got)
+		}
+	})
+}
