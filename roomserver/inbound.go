@@ -17,6 +17,7 @@ import (
 	"weft/matrix/eventauth"
 	"weft/matrix/id"
 	"weft/matrix/merr"
+	"weft/matrix/serveracl"
 	"weft/roomserver/api"
 )
 
@@ -453,7 +454,7 @@ func (s *Server) allowedByACL(ctx context.Context, room *eventstore.Room, server
 	if err != nil || acl == nil {
 		return err == nil, err
 	}
-	return serverAllowed(acl.Content(), server), nil
+	return serveracl.Allowed(acl.Content(), server), nil
 }
 
 // receiveOutOfBand takes an event of a room that we are not in. The only ones of use are

@@ -14,6 +14,7 @@ import (
 	"weft/matrix/event"
 	"weft/matrix/eventauth"
 	"weft/matrix/id"
+	"weft/matrix/serveracl"
 )
 
 // eventSpec is an event of a local user that is to be built.
@@ -72,7 +73,7 @@ func (v *roomView) ServerAllowed(ctx context.Context, server id.Server) (bool, e
 	if err != nil || acl == nil {
 		return err == nil, err
 	}
-	return serverAllowed(acl.Content(), server), nil
+	return serveracl.Allowed(acl.Content(), server), nil
 }
 
 // Template fills in what the graph gives to a new event: previous events, auth
