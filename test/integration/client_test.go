@@ -39,10 +39,21 @@ type patientSyncer struct {
 }
 
 func (s patientSyncer) OnFailedSync(_ *mautrix.RespSync, err error) (time.Duration, error) {
+	s.c.mu.Lock()
+	s.c.lastError = err
+	s.c.mu.Unlock()
 	if errors.Is(err, mautrix.MUnknownToken) {
 		return 0, err
 	}
 	return 100 * time.Millisecond, nil
+}
+
+// newStateStore makes a store in memory; the library's constructor forgets one of
+// its maps.
+func newStateStore() mautrix.StateStore {
+	store := mautrix.NewMemoryStateStore().(*mautrix.MemoryStateStore)
+	store.JoinRules = map[id.RoomID]*event.JoinRulesEventContent{}
+	return store
 }
 
 // newClient registers a user and sets its encryption up.
@@ -55,7 +66,7 @@ func newClient(t *testing.T, s *server, name string) *client {
 	res, err := cli.RegisterDummy(ctx, &mautrix.ReqRegister{Username: name, Password: "correct horse"})
 	must(t, err)
 	cli.UserID, cli.DeviceID, cli.AccessToken = res.UserID, res.DeviceID, res.AccessToken
-	cli.StateStore = mautrix.NewMemoryStateStore()
+	cli.StateStore = newStateStore()
 	c := &client{
 		Client: cli, t: t, done: make(chan struct{}), seen: map[id.EventID]bool{},
 		pending: map[id.EventID]*event.Event{}, invites: map[id.RoomID]bool{}, joined: map[id.RoomID]map[id.UserID]bool{},
@@ -74,7 +85,12 @@ func newClient(t *testing.T, s *server, name string) *client {
 			c.lastError = err
 		}
 	}()
-	t.Cleanup(func() { <-c.done })
+	t.Cleanup(func() {
+		<-c.done
+		if t.Failed() {
+			t.Logf("last error of %s: %v", c.UserID, c.lastError)
+		}
+	})
 	return c
 }
 

@@ -37,6 +37,9 @@ func TestMain(m *testing.M) {
 			return 1
 		}
 		defer os.RemoveAll(dir)
+		if binary = os.Getenv("TEST_SERVER_BINARY"); binary != "" {
+			return m.Run() // built already
+		}
 		binary = filepath.Join(dir, "weft")
 		args := []string{"build", "-o", binary}
 		if os.Getenv("RACE") != "" {
@@ -109,7 +112,8 @@ type server struct {
 	base     string // of plain HTTP
 	args     []string
 	cmd      *exec.Cmd
-	exited   chan error
+	exited   chan struct{} // closed when the process has ended
+	result   error         // of the process, once exited is closed
 	log      *logBuffer
 	database string
 }
@@ -161,7 +165,7 @@ func newServer(t *testing.T, ca *authority, kind string) *server {
 		"--listen", fmt.Sprintf("127.0.0.1:%d", plain),
 		"--listen-tls", fmt.Sprintf("127.0.0.1:%d", tls), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"),
 		"--federation-ca", ca.path("ca.crt"), "--federation-allow-private-addresses",
-		"--registration", "open", "--rate-limits=false", "--log-level", "info"}
+		"--registration", "open", "--rate-limits=false", "--log-level", "debug"}
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
@@ -182,12 +186,15 @@ func (s *server) start() {
 	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
 	s.cmd.Env = append(os.Environ(), "WEFT_VERIFY=1")
 	must(s.t, s.cmd.Start())
-	s.exited = make(chan error, 1)
-	go func(cmd *exec.Cmd, exited chan error) { exited <- cmd.Wait() }(s.cmd, s.exited)
+	s.exited = make(chan struct{})
+	go func(cmd *exec.Cmd, exited chan struct{}) {
+		defer close(exited)
+		s.result = cmd.Wait()
+	}(s.cmd, s.exited)
 	waitFor(s.t, 60*time.Second, s.name+" to answer", func() bool {
 		select {
-		case err := <-s.exited:
-			s.t.Fatalf("%s ended: %v\n%s", s.name, err, s.log)
+		case <-s.exited:
+			s.t.Fatalf("%s ended: %v\n%s", s.name, s.result, s.log)
 		default:
 		}
 		res, err := http.Get(s.base + "/_matrix/client/versions")
@@ -205,9 +212,9 @@ func (s *server) stop() {
 	s.t.Helper()
 	must(s.t, s.cmd.Process.Signal(syscall.SIGTERM))
 	select {
-	case err := <-s.exited:
-		if err != nil {
-			s.t.Fatalf("%s ended with %v\n%s", s.name, err, s.log)
+	case <-s.exited:
+		if s.result != nil {
+			s.t.Fatalf("%s ended with %v\n%s", s.name, s.result, s.log)
 		}
 	case <-time.After(60 * time.Second):
 		s.t.Fatalf("%s did not stop", s.name)
