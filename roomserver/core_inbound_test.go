@@ -182,3 +182,36 @@ func TestServerACL(t *testing.T) {
 		s.has(ev, 0)
 	})
 }
+
+// What others say in a room that all of ours have left is none of our business, except
+// that an invite is taken back.
+func TestReceiveTransactionAfterLeaving(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		w := newWorld(t, open)
+		a, b := w.node("a"), w.node("b")
+		b.run()
+		ctx := context.Background()
+		room := a.create("11", alice)
+		b.joinFrom(a, room, bob)
+		left := b.send(room, state(bob, "m.room.member", string(bob), `{"membership":"leave"}`))[0]
+		a.mustPush("b", left.Event)
+		said := a.send(room, message(alice, "gone?"))[0]
+		answer, err := b.ReceiveTransaction(ctx, transactionOf("a", "1", said.Event))
+		if err != nil || answer[said.ID] == "" || b.stored(said.ID) != nil {
+			t.Errorf("%v, %v", answer, err)
+		}
+		invite := a.send(room, state(alice, "m.room.member", string(bob), `{"membership":"invite"}`))[0]
+		if _, err := b.storeOutlierMembership(ctx, invite.Rules, room, invite.Event, nil); err != nil {
+			t.Fatal(err)
+		}
+		back := a.send(room, state(alice, "m.room.member", string(bob), `{"membership":"leave"}`))[0]
+		if answer, err = b.ReceiveTransaction(ctx, transactionOf("a", "2", back.Event)); err != nil || answer[back.ID] != "" {
+			t.Errorf("%v, %v", answer, err)
+		}
+		membership, _, err := b.store.Membership(ctx, b.row(room).NID, bob)
+		if err != nil || membership != eventstore.Leave {
+			t.Errorf("bob's membership is %v, %v", membership, err)
+		}
+		b.check()
+	})
+}

@@ -12,9 +12,9 @@
 //	    runs fn alone in the room's queue on this node, with a fresh view.
 //	sendLocal(ctx, room, opt sendOptions, build func(ctx, *roomView) ([]eventSpec, error)) ([]*eventstore.Event, error)
 //	    builds, signs, authorises and stores events of local users.
-//	createRoom(ctx, rules, room, specs []eventSpec) ([]*eventstore.Event, error)
+//	createRoom(ctx, rules, room, specs []eventSpec, also) ([]*eventstore.Event, error)
 //	    stores a brand-new room with all its events, or nothing.
-//	newSpool() / spool.AddState(raw) / spool.AddAuth(raw) / spool.Close()
+//	newSpool(rules, room) / spool.AddState(raw) / spool.AddAuth(raw) / spool.Close()
 //	    takes the lists of a send_join answer one event at a time.
 //	storeJoinedRoom(ctx, rules, room, origin, join, spool) (*eventstore.Event, error)
 //	    verifies and stores a room that another server let us into.

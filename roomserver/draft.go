@@ -23,9 +23,12 @@ type draft struct {
 	nodes *statetree.Batch
 	auth  *eventauth.Checker
 
-	added   []*addition
-	byID    map[id.Event]*eventstore.Event
-	byNID   map[nid.Event]*eventstore.Event
+	added []*addition
+	byID  map[id.Event]*eventstore.Event
+	byNID map[nid.Event]*eventstore.Event
+	// seen are stored events that were looked at: what of them can change, changes
+	// behind the room's fence.
+	seen    map[id.Event]*eventstore.Event
 	tips    []*eventstore.Event // forward extremities, loaded
 	current statetree.Root      // the state resolved over them
 	depth   int64
@@ -75,6 +78,7 @@ func (s *Server) newDraft(ctx context.Context, room *eventstore.Room) (*draft, e
 	d := &draft{
 		s: s, room: room, nodes: statetree.NewBatch(s.store), auth: eventauth.NewChecker(),
 		byID: make(map[id.Event]*eventstore.Event), byNID: make(map[nid.Event]*eventstore.Event),
+		seen:    make(map[id.Event]*eventstore.Event),
 		current: room.CurrentState, depth: room.Depth,
 	}
 	tips, err := s.store.Events(ctx, room.Extremities)

@@ -285,7 +285,8 @@ func (s *Server) ReceiveTransaction(ctx context.Context, req api.Transaction) (m
 	if answer, ok, err := s.answered(ctx, req); ok || err != nil {
 		return answer, err
 	}
-	t := &transaction{s: s, origin: req.Origin, answer: make(map[id.Event]string), rooms: make(map[id.Room]*eventstore.Room)}
+	t := &transaction{s: s, origin: req.Origin, answer: make(map[id.Event]string),
+		rooms: make(map[id.Room]*eventstore.Room), inside: make(map[id.Room]bool)}
 	for _, raw := range req.PDUs {
 		if err := t.admit(ctx, raw); err != nil {
 			return nil, err
@@ -317,6 +318,7 @@ type transaction struct {
 	origin id.Server
 	answer map[id.Event]string
 	rooms  map[id.Room]*eventstore.Room
+	inside map[id.Room]bool // rooms that one of our users is in
 	list   []*event.Event
 }
 
@@ -340,7 +342,7 @@ func (t *transaction) admit(ctx context.Context, raw json.RawMessage) error {
 	}
 	t.answer[ev.ID] = ""
 	refuse := func(err error) { t.answer[ev.ID] = merr.From(err).Message }
-	if room.Stub {
+	if !t.inside[room.ID] {
 		if err := t.s.receiveOutOfBand(ctx, t.origin, room, ev); err != nil {
 			refuse(err)
 		}
@@ -381,6 +383,11 @@ func (t *transaction) room(ctx context.Context, raw json.RawMessage) (*eventstor
 		room = nil
 	}
 	t.rooms[roomID] = room
+	if room != nil && !room.Stub {
+		if t.inside[roomID], err = t.s.store.ServerInRoom(ctx, room.NID, t.s.cfg.ServerName); err != nil {
+			return nil, err
+		}
+	}
 	return room, nil
 }
 
@@ -401,7 +408,7 @@ func (t *transaction) stage(ctx context.Context, txnID string) error {
 // process wakes the rooms and waits a while for the events.
 func (t *transaction) process(ctx context.Context, txnID string, results <-chan result) (map[id.Event]string, error) {
 	for _, room := range t.rooms {
-		if room != nil && !room.Stub {
+		if room != nil && t.inside[room.ID] {
 			t.s.inbound.wake(room.ID, room.NID)
 		}
 	}

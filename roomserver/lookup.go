@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"fmt"
+	"maps"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
@@ -19,23 +20,23 @@ func rejectedFlag(e *eventstore.Event) bool { return e.Flags&eventstore.Rejected
 func (d *draft) eventsByID(ctx context.Context, list []id.Event) ([]*eventstore.Event, error) {
 	var rest []id.Event
 	for _, e := range list {
-		if d.byID[e] == nil {
+		if d.byID[e] == nil && d.seen[e] == nil {
 			rest = append(rest, e)
 		}
 	}
-	var stored map[id.Event]*eventstore.Event
 	if len(rest) > 0 {
-		var err error
-		if stored, err = d.s.store.EventsByID(ctx, rest); err != nil {
+		stored, err := d.s.store.EventsByID(ctx, rest)
+		if err != nil {
 			return nil, fmt.Errorf("loading events: %w", err)
 		}
+		maps.Copy(d.seen, stored)
 	}
 	out := make([]*eventstore.Event, 0, len(list))
 	seen := make(map[id.Event]bool, len(list))
 	for _, i := range list {
 		e := d.byID[i]
 		if e == nil {
-			e = stored[i]
+			e = d.seen[i]
 		}
 		if e != nil && !seen[i] {
 			seen[i] = true
