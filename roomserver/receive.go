@@ -120,7 +120,6 @@ type plan struct {
 	origin id.Server
 	list   []*incoming
 	has    map[id.Event]bool
-	asked  int // events asked for one by one
 }
 
 // gather does steps 4 to 6 for an event and puts it into the plan, with the events
