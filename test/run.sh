@@ -34,6 +34,6 @@ passed=$(grep -c -E '^ *--- PASS' "$log")
 failed=$(grep -c -E '^ *--- FAIL' "$log")
 skipped=$(grep -c -E '^ *--- SKIP' "$log")
 packages=$(grep -c -E '^ok ' "$log")
-[ "$skipped" -gt 0 ] && echo "== skipped" && grep -A 1 -E '^ *--- SKIP' "$log" | grep -v '^--$' | head -n 60
+[ "$skipped" -gt 0 ] && echo "== skipped" && grep -B 1 -E '^ *--- SKIP' "$log" | grep -v '^--$' | head -n 60
 echo "== $packages packages ok; tests and subtests: $passed passed, $failed failed, $skipped skipped"
 exit $status
