@@ -206,7 +206,7 @@ func (s *Server) writeState(ctx context.Context, b *object, name string, v clien
 			return err
 		}
 		list = list[n:]
-		options, err := s.dress(ctx, v, page)
+		options, err := clientevent.Load(ctx, s.events, v, page)
 		if err != nil {
 			return err
 		}

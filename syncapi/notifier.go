@@ -154,6 +154,7 @@ func addAll(set map[id.User]struct{}, users []string) map[id.User]struct{} {
 // run carries out wake-ups until ctx ends.
 func (n *notifier) run(ctx context.Context) {
 	cancel := bus.SubscribeUpdates(n.s.cfg.Bus, func(u bus.Update) {
+		n.s.follower.heard(u)
 		n.take(u)
 	})
 	defer cancel()

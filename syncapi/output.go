@@ -91,3 +91,5 @@ func texts[T ~string](b *object, name string, list []T) {
 }
 
 func (o *output) int(n int64) { o.buf = strconv.AppendInt(o.buf, n, 10) }
+
+func (o *output) bool(v bool) { o.buf = strconv.AppendBool(o.buf, v) }

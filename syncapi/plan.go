@@ -4,6 +4,7 @@ import (
 	"cmp"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 
 	clientapi "weft/clientapi/api"
@@ -29,6 +30,7 @@ type plan struct {
 	// data is the account data that changed, by room ("": global).
 	data    map[id.Room][]clientapi.AccountData
 	ignored map[id.User]bool
+	unread  map[nid.Room]unreadCounts
 }
 
 // joinedRoom is a room in which the user is.
@@ -40,6 +42,8 @@ type joinedRoom struct {
 	changed bool
 	// moved are the members whose membership, or profile, is new.
 	moved []eventstore.Member
+	// late: its notification counts are new.
+	late bool
 }
 
 // leftRoom is a room which the user left, was removed or banned from.
@@ -68,13 +72,18 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 			if err := q.since.within(p.to); err != nil {
 				return err
 			}
-			if q.since == p.to && !q.fullState {
+			p.to.Notified = q.since.Notified // until it is known better
+			if q.since == p.to && !q.fullState && q.since.Notified >= q.since.Events {
 				return nil
 			}
 		}
 		return c.choose(ctx, tx, s.events.Snapshot(tx))
 	})
 	if err != nil {
+		return nil, err
+	}
+	p.to.Notified = s.follower.catchUp(ctx, p.to.Events)
+	if err := c.notified(ctx); err != nil {
 		return nil, err
 	}
 	if err := c.accountData(ctx); err != nil {
@@ -98,6 +107,8 @@ type chooser struct {
 	concerned map[nid.Room]bool
 	newly     map[nid.Room]bool
 	rows      map[nid.Room]*eventstore.Room
+	// late are rooms whose counts must be told.
+	late map[nid.Room]bool
 }
 
 // choose finds the rooms, in the snapshot that the positions were read in.
@@ -363,7 +374,7 @@ func (c *chooser) complete(ctx context.Context) error {
 		if row == nil || row.Stub {
 			continue
 		}
-		c.p.joined = append(c.p.joined, &joinedRoom{Room: row, newly: c.newly[n] || c.q.initial, changed: hasEvents, moved: moved[n]})
+		c.p.joined = append(c.p.joined, &joinedRoom{Room: row, newly: c.newly[n] || c.q.initial, changed: hasEvents, moved: moved[n], late: c.late[n]})
 	}
 	slices.SortFunc(c.p.joined, func(a, b *joinedRoom) int { return cmp.Compare(a.NID, b.NID) })
 	if len(c.p.joined)+len(c.p.invited)+len(c.p.left) == 0 {
@@ -372,7 +383,39 @@ func (c *chooser) complete(ctx context.Context) error {
 	if c.p.ignored, err = c.s.ignoredUsers(ctx, c.q.user); err != nil {
 		return err
 	}
-	return nil
+	numbers := make([]nid.Room, len(c.p.joined))
+	for i, r := range c.p.joined {
+		numbers[i] = r.NID
+	}
+	c.p.unread, err = c.s.readUnread(ctx, c.p.me, numbers)
+	return err
+}
+
+const notifiedSQL = `SELECT DISTINCT room_nid FROM notifications WHERE user_nid = $1 AND pos > $2 AND pos <= $3`
+
+// notified adds rooms whose notifications were not known yet when their events were shown,
+// because the follower was behind.
+func (c *chooser) notified(ctx context.Context) error {
+	since, to := c.q.since, c.p.to
+	if c.q.initial || since.Notified >= since.Events || to.Notified <= since.Notified || len(c.rooms) == 0 {
+		return nil
+	}
+	rows, err := c.s.db.Query(ctx, notifiedSQL, int64(c.p.me), since.Notified, to.Notified)
+	if err != nil {
+		return fmt.Errorf("listing rooms with notifications: %w", err)
+	}
+	defer rows.Close()
+	for rows.Next() {
+		var n nid.Room
+		if err := rows.Scan(&n); err != nil {
+			return fmt.Errorf("listing rooms with notifications: %w", err)
+		}
+		if c.touch(n); c.late == nil {
+			c.late = make(map[nid.Room]bool)
+		}
+		c.late[n] = true
+	}
+	return rows.Err()
 }
 
 // addJobs puts the rooms in the order of the answer.

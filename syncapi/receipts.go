@@ -153,6 +153,11 @@ func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receip
 		if err != nil {
 			return fmt.Errorf("storing a receipt: %w", err)
 		}
+		if s.isLocal(r.user) {
+			if err := s.readUpTo(ctx, tx, room, r, eventPos); err != nil {
+				return err
+			}
+		}
 		news = true
 		u := bus.Update{Stream: stream.Receipts, Pos: pos, Users: []string{string(r.user)}}
 		if !r.private {
@@ -162,6 +167,15 @@ func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receip
 		return nil
 	})
 	return news, err
+}
+
+// readUpTo marks the notifications that a receipt covers as read.
+func (s *Server) readUpTo(ctx context.Context, tx *sqldb.Tx, room *eventstore.Room, r receipt, eventPos int64) error {
+	user, err := s.events.UserNID(ctx, r.user)
+	if err != nil || user == 0 {
+		return err
+	}
+	return markRead(ctx, tx, readMark{user: user, room: room.NID, upTo: eventPos, thread: r.thread})
 }
 
 // PostReceipt is POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
@@ -247,6 +261,7 @@ func (s *Server) mark(ctx context.Context, room *eventstore.Room, user id.User, 
 		return merr.NotFound("the event %s is not in the room %s", event, room.ID)
 	}
 	r := receipt{user: user, private: typ == readPrivate, thread: thread, event: event, ts: s.nowMS()}
+	s.follower.catchUp(ctx, e.StreamPos) // or its notification would come after the receipt
 	news, err := s.setReceipt(ctx, room, r, e.StreamPos)
 	if err != nil || !news || r.private {
 		return err

@@ -43,8 +43,12 @@ func (r *joinedRoom) write(ctx context.Context, a *answer) (bool, error) {
 			some = true
 		}
 	}
+	some = some || r.newly || q.fullState || r.late
+	if some {
+		a.plan.unread[r.NID].write(b, q.filter.Room.Timeline.UnreadThreads)
+	}
 	b.close()
-	return some || r.newly || q.fullState, nil
+	return some, nil
 }
 
 // writeHistory writes timeline and state; it reports false when both are empty.

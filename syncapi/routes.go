@@ -11,6 +11,7 @@ const (
 func (s *Server) Routes() []httpapi.Route {
 	user, limited := httpapi.AuthUser, httpapi.LimitDefault
 	room := v3 + "/rooms/{roomId}"
+	relations := v1 + "/rooms/{roomId}/relations/{eventId}"
 	return []httpapi.Route{
 		{Method: "GET", Path: v3 + "/sync", Auth: user, Guest: true, Waits: true, Handler: s.Sync},
 		{Method: "POST", Path: v3 + "/user/{userId}/filter", Auth: user, Guest: true, Handler: s.DefineFilter},
@@ -21,6 +22,11 @@ func (s *Server) Routes() []httpapi.Route {
 		{Method: "GET", Path: room + "/event/{eventId}", Auth: user, Guest: true, Handler: s.GetOneRoomEvent},
 		{Method: "GET", Path: room + "/members", Auth: user, Guest: true, Handler: s.GetMembersByRoom},
 		{Method: "GET", Path: room + "/joined_members", Auth: user, Guest: true, Handler: s.GetJoinedMembersByRoom},
+		{Method: "GET", Path: relations, Auth: user, Guest: true, Handler: s.GetRelatingEvents},
+		{Method: "GET", Path: relations + "/{relType}", Auth: user, Guest: true, Handler: s.GetRelatingEvents},
+		{Method: "GET", Path: relations + "/{relType}/{eventType}", Auth: user, Guest: true, Handler: s.GetRelatingEvents},
+		{Method: "GET", Path: v1 + "/rooms/{roomId}/threads", Auth: user, Limit: limited, Guest: true, Handler: s.GetThreadRoots},
+		{Method: "GET", Path: v3 + "/notifications", Auth: user, Limit: limited, Handler: s.GetNotifications},
 		{Method: "PUT", Path: room + "/typing/{userId}", Auth: user, Limit: limited, Guest: true, Handler: s.SetTyping},
 		{Method: "POST", Path: room + "/receipt/{receiptType}/{eventId}", Auth: user, Limit: limited, Guest: true, Handler: s.PostReceipt},
 		{Method: "POST", Path: room + "/read_markers", Auth: user, Limit: limited, Guest: true, Handler: s.PostReadMarkers},

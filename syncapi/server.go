@@ -51,6 +51,7 @@ type Server struct {
 	notifier *notifier
 	typing   *typing
 	sent     *sentMembers
+	follower *follower
 }
 
 // New migrates the component's tables and makes it ready to serve.
@@ -65,6 +66,10 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.notifier = newNotifier(s)
 	s.typing = newTyping(s)
 	s.sent = newSentMembers()
+	var err error
+	if s.follower, err = newFollower(ctx, s); err != nil {
+		return nil, err
+	}
 	if cfg.Metrics != nil {
 		if err := s.register(cfg.Metrics); err != nil {
 			return nil, err
@@ -88,7 +93,7 @@ func (s *Server) register(r prometheus.Registerer) error {
 // requests, follows the event stream, and lets typing and presence run out.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context){s.notifier.run, s.typing.run} {
+	for _, part := range []func(context.Context){s.notifier.run, s.typing.run, s.follower.run} {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()

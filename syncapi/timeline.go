@@ -136,7 +136,10 @@ func (s *Server) passing(ctx context.Context, q timelineQuery, page []*eventstor
 	for i, e := range page {
 		out[i] = out[i] && q.filter.allows(e) && !hiddenSender(q.ignored, e)
 	}
-	return out, nil
+	if q.filter.relational() {
+		err = s.filterRelated(ctx, q.filter, page, out)
+	}
+	return out, err
 }
 
 // hiddenSender tells whether an event is not shown because the user ignores its sender.

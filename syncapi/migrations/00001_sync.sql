@@ -66,6 +66,7 @@ CREATE TABLE notifications (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX notifications_unread ON notifications (user_nid, room_nid) WHERE unread = 1;
 CREATE INDEX notifications_age ON notifications (ts);
+CREATE INDEX notifications_event ON notifications (event_nid);
 
 -- How far each follower has read its log.
 CREATE TABLE sync_followers (

@@ -1,0 +1,305 @@
+package syncapi
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"sync"
+	"time"
+
+	"weft/internal/bus"
+	"weft/internal/eventstore"
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+	"weft/internal/stream"
+	"weft/matrix/id"
+)
+
+const (
+	insertFollowerSQL = `INSERT INTO sync_followers (name, pos) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`
+	readFollowerSQL   = `SELECT pos FROM sync_followers WHERE name = $1`
+	moveFollowerSQL   = `UPDATE sync_followers SET pos = $2 WHERE name = $1 AND pos = $3`
+)
+
+// The logs that are followed.
+const (
+	followEvents   = "events"
+	followBackfill = "backfill"
+)
+
+const (
+	// followPage is how many events are judged at once.
+	followPage = 200
+	// followInline is how far a sync catches up by itself; a greater lag is left to run.
+	followInline = 2000
+	// followLazy is how many positions without anything to store may pass before the
+	// cursor is written all the same: they would only be judged again.
+	followLazy = 1000
+	// followPoll is after how long the follower looks by itself, cleanInterval how often
+	// old notifications are removed.
+	followPoll    = 30 * time.Second
+	cleanInterval = time.Hour
+)
+
+// errMoved says that another node moved the cursor.
+var errMoved = errors.New("the cursor was moved by another node")
+
+// follower reads the event stream and stores what follows from it: relations, threads and
+// notifications. It is moved on by whoever needs it first, one at a time; between nodes the cursor's row
+// decides.
+type follower struct {
+	s      *Server
+	signal chan struct{}
+	rules  *ruleCache
+
+	mu     sync.Mutex
+	pos    int64 // up to here everything is judged
+	stored int64 // the cursor in the database
+	back   int64 // the same of backfilled events, downward from 0
+}
+
+// derived is what is to be stored about a page of events.
+type derived struct {
+	relations     []relation
+	redacted      []nid.Event
+	notifications []notification
+	read          []readMark
+}
+
+func (d *derived) empty() bool {
+	return len(d.relations)+len(d.redacted)+len(d.notifications)+len(d.read) == 0
+}
+
+func newFollower(ctx context.Context, s *Server) (*follower, error) {
+	f := &follower{s: s, signal: make(chan struct{}, 1), rules: newRuleCache()}
+	err := s.db.Update(ctx, func(tx *sqldb.Tx) error {
+		for _, name := range []string{followEvents, followBackfill} {
+			if _, err := tx.Exec(ctx, insertFollowerSQL, name); err != nil {
+				return fmt.Errorf("followers: %w", err)
+			}
+		}
+		return nil
+	})
+	if err != nil {
+		return nil, err
+	}
+	return f, f.reload(ctx)
+}
+
+// reload reads the cursors.
+func (f *follower) reload(ctx context.Context) error {
+	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followEvents).Scan(&f.stored); err != nil {
+		return fmt.Errorf("followers: %w", err)
+	}
+	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followBackfill).Scan(&f.back); err != nil {
+		return fmt.Errorf("followers: %w", err)
+	}
+	f.pos = f.stored
+	return nil
+}
+
+// heard takes an update of the bus.
+func (f *follower) heard(u bus.Update) {
+	switch u.Stream {
+	case stream.AccountData:
+		for _, user := range u.Users {
+			f.rules.forget(id.User(user))
+		}
+		return
+	case stream.Events:
+	case "":
+		f.rules.clear()
+	default:
+		return
+	}
+	select {
+	case f.signal <- struct{}{}:
+	default:
+	}
+}
+
+// run follows until ctx ends.
+func (f *follower) run(ctx context.Context) {
+	poll := time.NewTicker(followPoll)
+	defer poll.Stop()
+	clean := time.NewTicker(cleanInterval)
+	defer clean.Stop()
+	for {
+		f.work(ctx)
+		select {
+		case <-f.signal:
+		case <-poll.C:
+		case <-clean.C:
+			f.logged(ctx, f.s.deleteOldNotifications(ctx))
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// work follows both logs to their ends.
+func (f *follower) work(ctx context.Context) {
+	end, err := stream.Position(ctx, f.s.db, stream.Events)
+	if err == nil {
+		_, err = f.advance(ctx, end)
+	}
+	if err == nil {
+		err = f.advanceBackfilled(ctx)
+	}
+	f.logged(ctx, err)
+}
+
+func (f *follower) logged(ctx context.Context, err error) {
+	if err != nil && ctx.Err() == nil {
+		f.s.log.WithError(err).Error("could not follow the event stream")
+	}
+}
+
+// catchUp follows the event stream up to a position, unless it is far behind, so that what
+// is derived can be shown with its events. It returns how far it came.
+func (f *follower) catchUp(ctx context.Context, to int64) int64 {
+	f.mu.Lock()
+	pos := f.pos
+	f.mu.Unlock()
+	if pos >= to || to-pos > followInline {
+		return min(pos, to)
+	}
+	pos, err := f.advance(ctx, to)
+	f.logged(ctx, err)
+	return min(pos, to)
+}
+
+// advance follows the event stream up to a position.
+func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for f.pos < to {
+		if err := ctx.Err(); err != nil {
+			return f.pos, err
+		}
+		rows, err := f.s.events.EventStream(ctx, f.pos, to, followPage)
+		if err != nil {
+			return f.pos, err
+		}
+		end := to
+		if len(rows) == followPage {
+			end = rows[len(rows)-1].Pos
+		}
+		d, err := f.judge(ctx, rows, true)
+		if err != nil {
+			return f.pos, err
+		}
+		if d.empty() && end-f.stored < followLazy {
+			f.pos = end
+			continue
+		}
+		switch err := f.store(ctx, d, followEvents, f.stored, end); {
+		case errors.Is(err, errMoved):
+			if err := f.reload(ctx); err != nil {
+				return f.pos, err
+			}
+		case err != nil:
+			return f.pos, err
+		default:
+			f.pos, f.stored = end, end
+		}
+	}
+	return f.pos, nil
+}
+
+// advanceBackfilled follows what backfill brings in: relations alone follow from it.
+func (f *follower) advanceBackfilled(ctx context.Context) error {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	for {
+		rows, err := f.s.events.Backfilled(ctx, f.back, followPage)
+		if err != nil || len(rows) == 0 {
+			return err
+		}
+		end := rows[len(rows)-1].Pos
+		d, err := f.judge(ctx, rows, false)
+		if err != nil {
+			return err
+		}
+		switch err := f.store(ctx, d, followBackfill, f.back, end); {
+		case errors.Is(err, errMoved):
+			if err := f.reload(ctx); err != nil {
+				return err
+			}
+		case err != nil:
+			return err
+		default:
+			f.back = end
+		}
+	}
+}
+
+// judge derives what is to be stored about a page of events.
+func (f *follower) judge(ctx context.Context, rows []eventstore.StreamRow, live bool) (*derived, error) {
+	d := new(derived)
+	var numbers []nid.Event
+	for _, r := range rows {
+		if r.Flags&(eventstore.Rejected|eventstore.SoftFailed|eventstore.Outlier) == 0 {
+			numbers = append(numbers, r.Event)
+		}
+	}
+	list, err := f.s.events.Events(ctx, numbers)
+	if err != nil {
+		return nil, err
+	}
+	for _, e := range list {
+		if rel, ok := relationOf(e); ok {
+			d.relations = append(d.relations, rel)
+		}
+		if e.Redacts != "" {
+			if err := f.judgeRedaction(ctx, e, d); err != nil {
+				return nil, err
+			}
+		}
+		if live {
+			if err := f.notify(ctx, e, d); err != nil {
+				return nil, err
+			}
+		}
+	}
+	return d, nil
+}
+
+// judgeRedaction drops what was derived from an event that is redacted now.
+func (f *follower) judgeRedaction(ctx context.Context, e *eventstore.Event, d *derived) error {
+	found, err := f.s.events.EventsByID(ctx, []id.Event{e.Redacts})
+	if err != nil {
+		return err
+	}
+	if target := found[e.Redacts]; target != nil && target.RedactedBy != 0 {
+		d.redacted = append(d.redacted, target.NID)
+	}
+	return nil
+}
+
+// store stores what was derived, and moves the cursor, in one transaction.
+func (f *follower) store(ctx context.Context, d *derived, name string, from, to int64) error {
+	return f.s.db.Update(ctx, func(tx *sqldb.Tx) error {
+		res, err := tx.Exec(ctx, moveFollowerSQL, name, to, from)
+		if err != nil {
+			return fmt.Errorf("followers: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("followers: %w", err)
+		}
+		if n == 0 {
+			return errMoved
+		}
+		if err := insertRelations(ctx, tx, d.relations); err != nil {
+			return err
+		}
+		if err := insertNotifications(ctx, tx, d.notifications); err != nil {
+			return err
+		}
+		if err := markRead(ctx, tx, d.read...); err != nil {
+			return err
+		}
+		return deleteDerived(ctx, tx, d.redacted)
+	})
+}
