@@ -107,10 +107,18 @@ func (a *answer) globals(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	presence, err := a.s.presenceSection(ctx, a.q, a.plan)
+	if err != nil {
+		return err
+	}
 	b := a.out.open()
 	b.key("next_batch").string(a.plan.to.String())
 	if list := a.plan.globalData(a.q); len(list) > 0 {
 		events(b, "account_data", list)
+		a.told = true
+	}
+	if len(presence) > 0 {
+		events(b, "presence", presence)
 		a.told = true
 	}
 	if devices.write(b) {

@@ -16,6 +16,8 @@ func (s *Server) ReceiveEDU(ctx context.Context, origin id.Server, typ string, c
 		return s.receiveTyping(ctx, origin, content)
 	case eduReceipt:
 		return s.receiveReceipts(ctx, origin, content)
+	case eduPresence:
+		return s.receivePresence(ctx, origin, content)
 	}
 	return nil
 }

@@ -40,7 +40,7 @@ type wakeups struct {
 	all     bool
 	rooms   map[id.Room]bool // the value: local members may have changed
 	users   map[id.User]struct{}
-	devices map[id.User]struct{} // users whose devices changed
+	devices map[id.User]struct{} // users whose devices, or presence, changed
 }
 
 func (w *wakeups) empty() bool {
@@ -123,7 +123,7 @@ func (n *notifier) take(u bus.Update) {
 	switch {
 	case u.Stream == "":
 		p.all = true
-	case u.Stream == stream.DeviceLists:
+	case u.Stream == stream.DeviceLists, u.Stream == topicPresence:
 		p.devices = addAll(p.devices, u.Users)
 	default:
 		p.users = addAll(p.users, u.Users)

@@ -67,7 +67,7 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 		if p.to, err = position(ctx, tx); err != nil {
 			return err
 		}
-		p.to.Typing = s.typing.position()
+		p.to.Typing, p.to.Presence = s.typing.position(), s.presence.position()
 		if !q.initial {
 			if err := q.since.within(p.to); err != nil {
 				return err

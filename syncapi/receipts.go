@@ -196,6 +196,9 @@ func (s *Server) PostReceipt(ctx context.Context, r *httpapi.Request) (any, erro
 	if err := r.DecodeJSON(&body); err != nil {
 		return nil, err
 	}
+	if err := s.presence.touch(ctx, r.Session.User); err != nil {
+		return nil, err
+	}
 	typ, thread := r.Vars["receiptType"], ""
 	if body.Thread != nil {
 		if err := json.Unmarshal(*body.Thread, &thread); err != nil || thread == "" || len(thread) > 255 {

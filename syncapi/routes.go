@@ -27,6 +27,8 @@ func (s *Server) Routes() []httpapi.Route {
 		{Method: "GET", Path: relations + "/{relType}/{eventType}", Auth: user, Guest: true, Handler: s.GetRelatingEvents},
 		{Method: "GET", Path: v1 + "/rooms/{roomId}/threads", Auth: user, Limit: limited, Guest: true, Handler: s.GetThreadRoots},
 		{Method: "GET", Path: v3 + "/notifications", Auth: user, Limit: limited, Handler: s.GetNotifications},
+		{Method: "PUT", Path: v3 + "/presence/{userId}/status", Auth: user, Limit: limited, Handler: s.SetPresence},
+		{Method: "GET", Path: v3 + "/presence/{userId}/status", Auth: user, Handler: s.GetPresenceStatus},
 		{Method: "PUT", Path: room + "/typing/{userId}", Auth: user, Limit: limited, Guest: true, Handler: s.SetTyping},
 		{Method: "POST", Path: room + "/receipt/{receiptType}/{eventId}", Auth: user, Limit: limited, Guest: true, Handler: s.PostReceipt},
 		{Method: "POST", Path: room + "/read_markers", Auth: user, Limit: limited, Guest: true, Handler: s.PostReadMarkers},

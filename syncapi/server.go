@@ -3,6 +3,7 @@ package syncapi
 import (
 	"context"
 	"embed"
+	"errors"
 	"fmt"
 	"sync"
 	"time"
@@ -18,6 +19,7 @@ import (
 	keyapi "weft/keyserver/api"
 	"weft/matrix/id"
 	roomapi "weft/roomserver/api"
+	"weft/syncapi/api"
 )
 
 //go:embed migrations/*.sql
@@ -50,9 +52,12 @@ type Server struct {
 	receipts *sqldb.Group // writers of the receipts stream
 	notifier *notifier
 	typing   *typing
+	presence *presence
 	sent     *sentMembers
 	follower *follower
 }
+
+var _ api.Sync = (*Server)(nil)
 
 // New migrates the component's tables and makes it ready to serve.
 func New(ctx context.Context, cfg Config) (*Server, error) {
@@ -65,6 +70,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s := &Server{cfg: cfg, db: cfg.DB, events: cfg.Events, log: cfg.Log, now: cfg.Now, receipts: cfg.DB.Group("receipts")}
 	s.notifier = newNotifier(s)
 	s.typing = newTyping(s)
+	s.presence = newPresence(s)
 	s.sent = newSentMembers()
 	var err error
 	if s.follower, err = newFollower(ctx, s); err != nil {
@@ -83,17 +89,17 @@ func (s *Server) register(r prometheus.Registerer) error {
 	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "weft_sync_waiting", Help: "Sync requests that wait for something to happen.",
 	}, func() float64 { return float64(s.notifier.waiting()) })
-	/*known := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
+	known := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
 		Name: "weft_presence_users", Help: "Users whose presence is kept in memory.",
-	}, func() float64 { return float64(s.presence.count()) })*/
-	return r.Register(waiting)
+	}, func() float64 { return float64(s.presence.count()) })
+	return errors.Join(r.Register(waiting), r.Register(known))
 }
 
 // Run does the component's background work until ctx ends: it wakes sleeping
 // requests, follows the event stream, and lets typing and presence run out.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context){s.notifier.run, s.typing.run, s.follower.run} {
+	for _, part := range []func(context.Context){s.notifier.run, s.typing.run, s.presence.run, s.follower.run} {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()

@@ -50,6 +50,10 @@ func (s *Server) Sync(ctx context.Context, r *httpapi.Request) (any, error) {
 	if err := s.acknowledge(ctx, q); err != nil {
 		return nil, err
 	}
+	if err := s.presence.begin(ctx, q); err != nil {
+		return nil, err
+	}
+	defer s.presence.end(q)
 	a, err := s.answerSync(ctx, q)
 	if err != nil {
 		return nil, err
@@ -72,7 +76,7 @@ func (s *Server) parseSync(ctx context.Context, r *httpapi.Request) (*syncReques
 	}
 	q.timeout = time.Duration(timeout) * time.Millisecond
 	switch q.presence = r.Query().Get("set_presence"); q.presence {
-	case "", "online", "unavailable", "offline":
+	case "", presenceOnline, presenceUnavailable, presenceOffline:
 	default:
 		return nil, merr.InvalidParam("set_presence is none of online, unavailable and offline")
 	}

@@ -1,0 +1,425 @@
+package syncapi
+
+import (
+	"context"
+	"encoding/json"
+	"slices"
+	"sync"
+	"time"
+
+	"weft/internal/bus"
+	"weft/internal/eventstore"
+	"weft/matrix/id"
+	"weft/syncapi/api"
+)
+
+const (
+	presenceOnline      = "online"
+	presenceUnavailable = "unavailable"
+	presenceOffline     = "offline"
+
+	topicPresence = "presence"
+	eduPresence   = "m.presence"
+)
+
+const (
+	// offlineAfter is for how long a user without a /sync stays online, idleAfter how long one who
+	// does nothing else.
+	offlineAfter = 30 * time.Second
+	idleAfter    = 5 * time.Minute
+	// resendAfter is when other servers are told again that a user is there; remoteAfter
+	// when we stop believing them.
+	resendAfter = 25 * time.Minute
+	remoteAfter = 35 * time.Minute
+	// presenceTick is how often all that is checked.
+	presenceTick = 5 * time.Second
+	// maxPresence bounds the users that are known, maxStatus a status message in bytes.
+	maxPresence = 100_000
+	maxStatus   = 1024
+	// maxArrivals bounds the members whose presence is told because they are new to the user.
+	maxArrivals = 500
+)
+
+// presence knows who is there. It lives in memory; the bus spreads it.
+//
+// spec: client-server §11.7 (Presence)
+type presence struct {
+	s *Server
+
+	mu    sync.Mutex
+	last  int64 // the newest position given out
+	users map[id.User]*userPresence
+}
+
+// userPresence is the presence of one user.
+type userPresence struct {
+	state   string
+	status  string
+	active  time.Time // when last active; zero: not known
+	changed int64     // position of the last change
+
+	// syncs are the requests under way here, seen is when the last one ended, or when a user of
+	// another server was heard of.
+	syncs int
+	seen  time.Time
+	// idle: unavailable because nothing happened, not because the user said so.
+	idle bool
+	told time.Time // when other servers were told
+}
+
+func newPresence(s *Server) *presence {
+	return &presence{s: s, last: s.nowMS(), users: make(map[id.User]*userPresence)}
+}
+
+func (p *presence) position() int64 {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.last
+}
+
+func (p *presence) count() int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return len(p.users)
+}
+
+// get gives a user's presence as others see it.
+func (p *presence) get(user id.User) (api.Presence, bool) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	u := p.users[user]
+	if u == nil {
+		return api.Presence{User: user, State: presenceOffline}, false
+	}
+	return u.show(user, p.s.now()), true
+}
+
+func (u *userPresence) show(user id.User, now time.Time) api.Presence {
+	out := api.Presence{User: user, State: u.state, StatusMsg: u.status}
+	if !u.active.IsZero() {
+		out.LastActiveAgo = max(0, now.Sub(u.active).Milliseconds())
+		out.CurrentlyActive = u.state == presenceOnline && now.Sub(u.active) < idleAfter
+	}
+	return out
+}
+
+// since lists the users whose presence changed after a position.
+func (p *presence) since(pos int64) map[id.User]bool {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.last <= pos {
+		return nil
+	}
+	out := make(map[id.User]bool)
+	for user, u := range p.users {
+		if u.changed > pos {
+			out[user] = true
+		}
+	}
+	return out
+}
+
+// presenceChange is one change, as the bus carries it.
+type presenceChange struct {
+	User   id.User `json:"u"`
+	State  string  `json:"p"`
+	Status string  `json:"s,omitempty"`
+	Active int64   `json:"a,omitempty"` // ms
+}
+
+// entry gives the record of a user, making it where there is room for one; else nil. The lock is held.
+func (p *presence) entry(user id.User) *userPresence {
+	u := p.users[user]
+	if u != nil {
+		return u
+	}
+	if len(p.users) >= maxPresence {
+		for user, old := range p.users {
+			if old.state == presenceOffline && old.status == "" && old.syncs == 0 {
+				delete(p.users, user)
+			}
+		}
+		if len(p.users) >= maxPresence {
+			return nil
+		}
+	}
+	u = &userPresence{state: presenceOffline}
+	p.users[user] = u
+	return u
+}
+
+// set changes a user's presence. It reports false when nothing changed. The lock is held.
+func (p *presence) set(u *userPresence, state, status string) bool {
+	if u.state == state && u.status == status {
+		return false
+	}
+	u.state, u.status = state, status
+	p.last = max(p.last+1, p.s.nowMS())
+	u.changed = p.last
+	return true
+}
+
+// update changes a local user's presence, and tells everybody.
+func (p *presence) update(ctx context.Context, user id.User, change func(u *userPresence) (state, status string)) error {
+	p.mu.Lock()
+	u := p.entry(user)
+	if u == nil {
+		p.mu.Unlock()
+		return nil
+	}
+	state, status := change(u)
+	news := p.set(u, state, status)
+	msg := presenceChange{User: user, State: u.state, Status: u.status}
+	if !u.active.IsZero() {
+		msg.Active = u.active.UnixMilli()
+	}
+	if news {
+		u.told = p.s.now()
+	}
+	p.mu.Unlock()
+	if !news {
+		return nil
+	}
+	return p.spread(ctx, msg)
+}
+
+// spread tells this node's users, other nodes and other servers of a change.
+func (p *presence) spread(ctx context.Context, msg presenceChange) error {
+	data, err := json.Marshal(msg)
+	if err != nil {
+		return err
+	}
+	p.s.cfg.Bus.Publish(topicPresence, data)
+	p.wake(msg.User)
+	return p.s.sendPresence(ctx, msg.User)
+}
+
+func (p *presence) wake(user id.User) {
+	p.s.notifier.take(bus.Update{Stream: topicPresence, Users: []string{string(user)}})
+}
+
+// begin notes that a user's client syncs; end that the request is over.
+func (p *presence) begin(ctx context.Context, q *syncRequest) error {
+	if q.presence == presenceOffline {
+		return nil
+	}
+	return p.update(ctx, q.user, func(u *userPresence) (string, string) {
+		u.syncs++
+		u.seen = p.s.now()
+		if q.presence == presenceUnavailable {
+			u.idle = false
+			return presenceUnavailable, u.status
+		}
+		if u.state == presenceUnavailable && u.idle {
+			return u.state, u.status // polling is no activity
+		}
+		if u.state != presenceOnline {
+			u.active = p.s.now()
+		}
+		return presenceOnline, u.status
+	})
+}
+
+func (p *presence) end(q *syncRequest) {
+	if q.presence == presenceOffline {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u := p.users[q.user]; u != nil && u.syncs > 0 {
+		u.syncs--
+		u.seen = p.s.now()
+	}
+}
+
+// touch notes that a user did something.
+func (p *presence) touch(ctx context.Context, user id.User) error {
+	return p.update(ctx, user, func(u *userPresence) (string, string) {
+		u.active = p.s.now()
+		if u.idle {
+			u.idle = false
+			return presenceOnline, u.status
+		}
+		return u.state, u.status
+	})
+}
+
+// run takes other nodes' changes and lets presence run out, until ctx ends.
+func (p *presence) run(ctx context.Context) {
+	cancel := p.s.cfg.Bus.Subscribe(topicPresence, func(data []byte) {
+		var msg presenceChange
+		if err := json.Unmarshal(data, &msg); err != nil {
+			p.s.log.WithError(err).Warn("unreadable presence message on the bus")
+			return
+		}
+		p.apply(msg)
+	})
+	defer cancel()
+	tick := time.NewTicker(presenceTick)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			p.expire(ctx, p.s.now())
+		case <-ctx.Done():
+			return
+		}
+	}
+}
+
+// apply takes a change from elsewhere. One that changes nothing, such as this node's own,
+// has no effect.
+func (p *presence) apply(msg presenceChange) {
+	p.mu.Lock()
+	u := p.entry(msg.User)
+	news := false
+	if u != nil {
+		news = p.set(u, msg.State, msg.Status)
+		u.seen = p.s.now()
+		if msg.Active != 0 {
+			u.active = time.UnixMilli(msg.Active)
+		}
+	}
+	p.mu.Unlock()
+	if news {
+		p.wake(msg.User)
+	}
+}
+
+// expire changes the presence of those of whom nothing was heard, and tells other servers
+// again of those who are still there.
+func (p *presence) expire(ctx context.Context, now time.Time) {
+	var changed []presenceChange
+	var again []id.User
+	p.mu.Lock()
+	for user, u := range p.users {
+		if u.state == presenceOffline {
+			continue
+		}
+		state, wait := u.state, offlineAfter
+		local := p.s.isLocal(user)
+		if !local {
+			wait = remoteAfter
+		}
+		switch {
+		case u.syncs == 0 && now.Sub(u.seen) >= wait:
+			state = presenceOffline
+		case local && u.state == presenceOnline && !u.active.IsZero() && now.Sub(u.active) >= idleAfter:
+			state, u.idle = presenceUnavailable, true
+		case local && now.Sub(u.told) >= resendAfter:
+			u.told = now
+			again = append(again, user)
+		}
+		if p.set(u, state, u.status) {
+			changed = append(changed, presenceChange{User: user, State: state, Status: u.status})
+			u.told = now
+		}
+	}
+	p.mu.Unlock()
+	for _, c := range changed {
+		if !p.s.isLocal(c.User) {
+			p.wake(c.User)
+			continue
+		}
+		if err := p.spread(ctx, c); err != nil && ctx.Err() == nil {
+			p.s.log.WithError(err).Warn("could not tell of a user's presence")
+		}
+	}
+	for _, user := range again {
+		if err := p.s.sendPresence(ctx, user); err != nil && ctx.Err() == nil {
+			p.s.log.WithError(err).Warn("could not tell of a user's presence")
+		}
+	}
+}
+
+// presenceSection makes the presence events of a sync: of users who share a room with the
+// user, and whose presence changed, or who are new to the user.
+func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) ([][]byte, error) {
+	since := q.since.Presence
+	if q.initial {
+		since = 0
+	}
+	ask := s.presence.since(since)
+	fresh := p.arrivals(q)
+	if len(ask)+len(fresh) == 0 {
+		return nil, nil
+	}
+	sharing, err := s.sharing(ctx, q.user, ask)
+	if err != nil {
+		return nil, err
+	}
+	if ask[q.user] {
+		sharing[q.user] = true
+	}
+	for _, r := range fresh {
+		left := maxArrivals
+		err := s.events.EachMember(ctx, r.NID, func(m eventstore.Member) error {
+			if left--; left >= 0 {
+				sharing[m.User] = true
+			}
+			return nil
+		}, eventstore.Join)
+		if err != nil {
+			return nil, err
+		}
+	}
+	for _, r := range p.joined {
+		for _, m := range r.moved {
+			if m.Membership == eventstore.Join {
+				sharing[m.User] = true
+			}
+		}
+	}
+	users := make([]id.User, 0, len(sharing))
+	for u := range sharing {
+		users = append(users, u)
+	}
+	slices.Sort(users)
+	var out [][]byte
+	for _, u := range users {
+		known, ok := s.presence.get(u)
+		if !ok || q.initial && known.State == presenceOffline || !q.filter.Presence.allowsSender(string(u)) || !q.filter.Presence.allowsType(eduPresence) || p.ignored[u] {
+			continue
+		}
+		out = append(out, presenceEvent(known))
+	}
+	return out, nil
+}
+
+// arrivals gives the small rooms that are new to the user, or got members.
+func (p *plan) arrivals(q *syncRequest) []*joinedRoom {
+	if q.initial {
+		return nil
+	}
+	var out []*joinedRoom
+	for _, r := range p.joined {
+		if r.newly && r.Joined <= maxArrivals {
+			out = append(out, r)
+		}
+	}
+	return out
+}
+
+func presenceEvent(p api.Presence) []byte {
+	o := new(output)
+	b := o.open()
+	content := b.key("content").open()
+	content.presence(p)
+	content.close()
+	b.key("sender").string(string(p.User))
+	b.key("type").string(eduPresence)
+	b.close()
+	return o.buf
+}
+
+// presence writes what is told of a presence.
+func (b *object) presence(p api.Presence) {
+	b.key("presence").string(p.State)
+	if p.StatusMsg != "" {
+		b.key("status_msg").string(p.StatusMsg)
+	}
+	if p.LastActiveAgo > 0 || p.CurrentlyActive {
+		b.key("last_active_ago").int(p.LastActiveAgo)
+	}
+	b.key("currently_active").bool(p.CurrentlyActive)
+}
