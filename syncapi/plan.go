@@ -118,9 +118,13 @@ func (c *chooser) choose(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reader
 	if c.p.me, err = r.UserNID(ctx, c.q.user); err != nil || c.p.me == 0 {
 		return err
 	}
-	if c.q.whole() {
+	switch since, to := &c.q.since, &c.p.to; {
+	case c.q.whole():
 		err = c.everything(ctx, r)
-	} else {
+	case to.Events == since.Events && to.Receipts == since.Receipts && to.AccountData == since.AccountData &&
+		to.Typing == since.Typing && since.Notified >= since.Events:
+		return nil // nothing happened in any room
+	default:
 		err = c.joinedRooms(ctx, r)
 	}
 	if err != nil {

@@ -26,6 +26,7 @@ func (s *Server) Routes() []httpapi.Route {
 		{Method: "GET", Path: relations + "/{relType}", Auth: user, Guest: true, Handler: s.GetRelatingEvents},
 		{Method: "GET", Path: relations + "/{relType}/{eventType}", Auth: user, Guest: true, Handler: s.GetRelatingEvents},
 		{Method: "GET", Path: v1 + "/rooms/{roomId}/threads", Auth: user, Limit: limited, Guest: true, Handler: s.GetThreadRoots},
+		{Method: "GET", Path: v1 + "/rooms/{roomId}/timestamp_to_event", Auth: user, Limit: limited, Guest: true, Handler: s.GetEventByTimestamp},
 		{Method: "GET", Path: v3 + "/notifications", Auth: user, Limit: limited, Handler: s.GetNotifications},
 		{Method: "PUT", Path: v3 + "/presence/{userId}/status", Auth: user, Limit: limited, Handler: s.SetPresence},
 		{Method: "GET", Path: v3 + "/presence/{userId}/status", Auth: user, Handler: s.GetPresenceStatus},
