@@ -1,12 +1,7 @@
 package setup
 
 import (
-	"context"
-
 	fedapi "weft/federationapi/api"
-	"weft/matrix/id"
-	"weft/matrix/merr"
-	"weft/syncapi"
 	syncapiapi "weft/syncapi/api"
 )
 
@@ -16,11 +11,3 @@ import (
 type lateOutbound struct{ fedapi.Outbound }
 
 type lateSync struct{ syncapiapi.Sync }
-
-// syncWithoutPresence is the sync API of a server that keeps no presence:
-// nobody's is known.
-type syncWithoutPresence struct{ *syncapi.Server }
-
-func (syncWithoutPresence) GetPresence(_ context.Context, user id.User) (syncapiapi.Presence, error) {
-	return syncapiapi.Presence{}, merr.NotFound("the presence of %s is not known", user)
-}

@@ -33,8 +33,13 @@ func testConfig(t *testing.T, name string) Config {
 // boot runs a server until the test ends or stop is called.
 func boot(t *testing.T, c Config) (s *Server, stop func()) {
 	t.Helper()
+	return bootWith(t, c, RunOptions{Log: quiet().Logger, Version: "test", Verify: true})
+}
+
+func bootWith(t *testing.T, c Config, o RunOptions) (s *Server, stop func()) {
+	t.Helper()
 	ctx, cancel := context.WithCancel(context.Background())
-	s, err := Run(ctx, c, RunOptions{Log: quiet().Logger, Version: "test", Verify: true})
+	s, err := Run(ctx, c, o)
 	if err != nil {
 		cancel()
 		t.Fatal(err)

@@ -84,7 +84,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("syncapi: %w", err)
 	}
-	sync.Sync = syncWithoutPresence{syncer}
+	sync.Sync = syncer
 	p.add("syncapi", syncer.Run, syncer.Routes())
 
 	if slices.Contains(s.cfg.Components, "mediaapi") {
