@@ -3,6 +3,7 @@ package syncapi
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"testing"
 
 	"weft/internal/eventstore"
@@ -100,6 +101,7 @@ func TestNotificationsOfInvitesAndRedactions(t *testing.T) {
 		expect(t, "redacted", list(), 1)
 		e.ok(e.accounts.SetAccountData(t.Context(), bob, "", "m.ignored_user_list", json.RawMessage(`{"ignored_users":{"@alice:home":{}}}`)))
 		for e.srv.follower.rules.has(bob) { // until the bus has told
+			runtime.Gosched()
 		}
 		r.say(alice, "ignored")
 		expect(t, "ignored", list(), 1)

@@ -286,7 +286,9 @@ func (c *chooser) steps(ctx context.Context, r *eventstore.Reader, steps []event
 		c.p.invited = append(c.p.invited, eventstore.MemberRoom{Room: last.Room, RoomID: last.RoomID, Stub: row.Stub,
 			Membership: m.Membership, Event: m.Event, StreamPos: m.StreamPos})
 	case eventstore.Leave, eventstore.Ban:
-		if !involved || m.Forgotten || c.q.fullState && c.q.filter.Room.IncludeLeave {
+		// spec?: a room that was forgotten since is shown all the same, or the user's other devices
+		// would never learn that it was left.
+		if !involved || c.q.fullState && c.q.filter.Room.IncludeLeave && !m.Forgotten {
 			return nil // with full_state and include_leave it is in the list of everything
 		}
 		row, err := r.RoomByNID(ctx, last.Room)

@@ -3,10 +3,12 @@ package syncapi
 import (
 	"encoding/json"
 	"fmt"
+	"runtime"
 	"strings"
 	"testing"
 	"time"
 
+	"weft/internal/sqldb"
 	"weft/internal/stream"
 )
 
@@ -351,7 +353,7 @@ func TestSyncLongPoll(t *testing.T) {
 			out := make(chan reply, 1)
 			go func() { out <- e.sync(alice, since, "timeout", "20000") }()
 			for e.srv.notifier.waiting() == before {
-				time.Sleep(time.Millisecond) // until the request sleeps; nothing tells that
+				runtime.Gosched() // until the request waits
 			}
 			return out
 		}
@@ -377,5 +379,24 @@ func TestSyncLongPoll(t *testing.T) {
 		got = e.sync(alice, since, "timeout", "50")
 		expect(t, "time is up", got.Get("rooms").Exists() || time.Since(start) < 50*time.Millisecond, false)
 		expect(t, "nobody waits", e.srv.notifier.waiting(), 0)
+	})
+}
+
+// A room that was forgotten is in the answer that tells of the leaving, and in none after it.
+func TestSyncForgotten(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		r := e.newRoom(alice)
+		r.member(bob, "join")
+		since := e.sync(bob, "").next()
+		left := r.member(bob, "leave")
+		e.ok(e.db.Update(t.Context(), func(tx *sqldb.Tx) error {
+			_, err := e.w.Forget(t.Context(), tx, r.nid, left.StateKeyNID)
+			return err
+		}))
+		const all = `{"room":{"include_leave":true}}`
+		expect(t, "incremental", e.sync(bob, since, "filter", all).in("leave", r, "").Exists(), true)
+		expect(t, "full state", e.sync(bob, since, "filter", all, "full_state", "true").in("leave", r, "").Exists(), true)
+		expect(t, "first", e.sync(bob, "", "filter", all).in("leave", r, "").Exists(), false)
+		expect(t, "messages", e.get(bob, r.path("/messages"), "dir", "b").status, 403)
 	})
 }
