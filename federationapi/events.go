@@ -11,6 +11,7 @@ import (
 	"weft/internal/httpapi"
 	"weft/internal/nid"
 	"weft/matrix/event"
+	"weft/matrix/eventauth"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
@@ -200,6 +201,15 @@ func (s *Server) GetEventAuthorization(ctx context.Context, r *httpapi.Request) 
 	chain, err := s.authChain(ctx, []nid.Event{ev.NID})
 	if err != nil {
 		return nil, err
+	}
+	if room.Rules.RoomIDIsCreateHash && ev.Type != eventauth.TypeCreate {
+		// spec?: rooms v12 ("The room_id … implies this instead"): the create event authorises
+		// the others though they do not name it, so the chain is complete only with it.
+		created, err := s.Events.EventByID(ctx, eventauth.CreateEventID(room.ID))
+		if err != nil {
+			return nil, err
+		}
+		chain = append(chain, created.NID)
 	}
 	return &httpapi.Response{Stream: func(w io.Writer) error {
 		o := newObject(w)

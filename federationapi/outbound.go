@@ -30,7 +30,7 @@ type Limits struct {
 	// beyond that the oldest go. They are counted every TrimEvery (256).
 	DurableEDUs, TrimEvery int
 	// CatchUp is how many events a destination that was away is sent; where it
-	// missed more, it gets the latest of each room and asks for the others (500).
+	// missed more, it gets the latest of each room and asks for the others (10,000).
 	CatchUp int
 	// Page is how many rows of the stream are read at a time (500).
 	Page int
@@ -62,7 +62,7 @@ func (l Limits) withDefaults() Limits {
 	num(&l.EphemeralEDUs, 100)
 	num(&l.DurableEDUs, 20_000)
 	num(&l.TrimEvery, 256)
-	num(&l.CatchUp, 500)
+	num(&l.CatchUp, 10_000)
 	num(&l.Page, 500)
 	num(&l.Sending, 256)
 	num(&l.Retrying, 32)

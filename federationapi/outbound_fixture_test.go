@@ -241,6 +241,13 @@ func (w *world) edu(s *Server, typ string, n int, durable bool, key string, to .
 	w.ok(s.SendEDU(w.ctx(), api.EDU{Type: typ, Content: content, Destinations: to, Durable: durable, Key: key}))
 }
 
+// followed gives how far the stream was read.
+func (s *Server) followed() int64 {
+	s.out.mu.Lock()
+	defer s.out.mu.Unlock()
+	return s.out.followed
+}
+
 // waiting counts the destinations in memory.
 func (s *Server) waiting() int {
 	s.out.mu.Lock()

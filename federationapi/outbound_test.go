@@ -288,11 +288,7 @@ func TestCatchUpIsBounded(t *testing.T) {
 		}
 		kick := rooms[0].member(alice, oscar, "leave")
 		after := rooms[0].say(alice, "not for one")
-		eventually(t, "the stream was read", func() bool {
-			s.out.mu.Lock()
-			defer s.out.mu.Unlock()
-			return s.out.followed == after.StreamPos
-		})
+		eventually(t, "the stream was read", func() bool { return s.followed() == after.StreamPos })
 		close(free)
 		last := []id.Event{all[len(all)-1], all[len(all)-6]}
 		net.waitGot(t, one, append(last, kick.ID)...)
