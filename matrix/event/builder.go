@@ -56,11 +56,15 @@ func (b *Builder) Proto() ([]byte, error) {
 }
 
 // ParseProto reads a template that another server made. Nothing is checked but
-// the form of what it reads: the caller compares the fields with what it asked for.
+// the form of what it reads: the caller compares the fields with what it asked for,
+// and sets the time, which some servers leave out.
 func ParseProto(raw []byte, r *Rules) (*Builder, error) {
 	json, err := canonicalise(raw, r)
 	if err != nil {
 		return nil, err
+	}
+	if len(json) > len("{}") && canonical.Get(json, "origin_server_ts") == nil {
+		json = append(json[:len(json)-1:len(json)-1], `,"origin_server_ts":0}`...)
 	}
 	e, err := build(json, "", r)
 	if err != nil {

@@ -216,7 +216,16 @@ func TestProto(t *testing.T) {
 		if r.EventFormat == FormatPairs && !bytes.Contains(two.JSON(), []byte(`["$prev2:domain",{"sha256":"`+canonical.EncodeBase64(hash[:])+`"}]`)) {
 			t.Errorf("version %s: the parent's hash was lost: %s", v, two.JSON())
 		}
-		for _, bad := range []string{`{}`, `[]`, ``, `{"type":1}`} {
+		// Some servers leave the time to who signs the event.
+		back, err = ParseProto(bytes.Replace(proto, []byte(`"origin_server_ts":`), []byte(`"ignored":`), 1), r)
+		if err != nil {
+			t.Fatalf("version %s: without a time: %v", v, err)
+		}
+		back.OriginServerTS = b.OriginServerTS
+		if three := mustBuild(t, back); three.ID != one.ID && r.EventIDFormat != EventIDInBody {
+			t.Errorf("version %s: without a time it became\n%s", v, three.JSON())
+		}
+		for _, bad := range []string{`{}`, `[]`, ``, `{"type":1}`, `{"type":"m.room.member"}`} {
 			if _, err := ParseProto([]byte(bad), r); err == nil {
 				t.Errorf("version %s: %q was read", v, bad)
 			}
