@@ -103,6 +103,36 @@ func TestMembershipsAreIdempotent(t *testing.T) {
 }
 
 // What a client may not say about itself is left out of its member events.
+func TestStateSaidTwiceIsOneEvent(t *testing.T) {
+	federated(t, []id.Server{"a"}, func(t *testing.T, f *federation) {
+		a := f.nodes["a"]
+		const carl id.User = "@carl:a"
+		room := a.createRoomAs(alice, api.CreateRoom{Preset: "public_chat", RoomVersion: "11"})
+		a.mustSet("join", room, carl, "")
+		first := a.mustSendAs(alice, room, "a.state", stateKey(""), `{"a":1,"b":2}`)
+		if again := a.mustSendAs(alice, room, "a.state", stateKey(""), `{"b":2, "a":1}`); again != first {
+			t.Errorf("the same state became %s after %s", again, first)
+		}
+		if other := a.mustSendAs(alice, room, "a.state", stateKey("k"), `{"a":1,"b":2}`); other == first {
+			t.Error("another state key gave the same event")
+		}
+		if other := a.mustSendAs(alice, room, "a.state", nil, `{"a":1,"b":2}`); other == first {
+			t.Error("a message gave the state event")
+		}
+		if changed := a.mustSendAs(alice, room, "a.state", stateKey(""), `{"a":2}`); changed == first {
+			t.Error("new content gave the old event")
+		}
+		if back := a.mustSendAs(alice, room, "a.state", stateKey(""), `{"a":1,"b":2}`); back == first {
+			t.Error("state that was replaced meanwhile gave the old event")
+		}
+		_, err := a.sendAs(carl, room, "a.state", stateKey(""), `{"a":1,"b":2}`)
+		wantCode(t, "another's state without power", err, 403, "M_FORBIDDEN")
+		a.mustSet("leave", room, alice, "")
+		_, err = a.sendAs(alice, room, "a.state", stateKey(""), `{"a":1,"b":2}`)
+		wantCode(t, "one's own state after leaving", err, 403, "M_FORBIDDEN")
+	})
+}
+
 func TestMemberContentOfClients(t *testing.T) {
 	federated(t, []id.Server{"a"}, func(t *testing.T, f *federation) {
 		a := f.nodes["a"]

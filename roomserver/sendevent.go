@@ -10,6 +10,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"weft/internal/eventstore"
 	"weft/matrix/eventauth"
 	"weft/matrix/id"
 	"weft/matrix/merr"
@@ -38,9 +39,19 @@ func (s *Server) SendEvent(ctx context.Context, req api.SendEvent) (id.Event, er
 			return "", err
 		}
 	}
+	var known id.Event
 	events, err := s.sendLocal(ctx, req.Room, sendOptions{User: req.Sender, Txn: req.Txn}, func(ctx context.Context, v *roomView) ([]eventSpec, error) {
+		known = ""
 		if err := s.checkSend(ctx, v, req); err != nil {
 			return nil, err
+		}
+		same, err := v.sameState(ctx, req)
+		if err != nil {
+			return nil, err
+		}
+		if same != nil {
+			known = same.ID
+			return nil, nil
 		}
 		return []eventSpec{{Type: req.Type, StateKey: req.StateKey, Sender: req.Sender, Content: req.Content,
 			Redacts: req.Redacts, Timestamp: req.Timestamp}}, nil
@@ -49,10 +60,32 @@ func (s *Server) SendEvent(ctx context.Context, req api.SendEvent) (id.Event, er
 		// spec: a room that the user is not in is 403, and it is not told which there are.
 		return "", fmt.Errorf("%w: %w", merr.Forbidden("%s is not joined to the room %s", req.Sender, req.Room), err)
 	}
-	if err != nil {
-		return "", err
+	if err != nil || len(events) == 0 {
+		return known, err
 	}
 	return events[0].ID, nil
+}
+
+// sameState gives the state event that says already what a request would have its sender
+// say; nil where there is none, or where the sender may no longer send it.
+// Clients repeat state without need, and each event of it would stay for ever.
+func (v *roomView) sameState(ctx context.Context, req api.SendEvent) (*eventstore.Event, error) {
+	if req.StateKey == nil || req.Timestamp != 0 {
+		return nil, nil
+	}
+	old, err := v.State(ctx, req.Type, *req.StateKey)
+	if err != nil || !sameMember(old, req.Sender, req.Content) {
+		return nil, err
+	}
+	membership, _, err := v.Membership(ctx, req.Sender)
+	if err != nil || membership != "join" {
+		return nil, err
+	}
+	levels, err := v.levels(ctx)
+	if err != nil || levels.User(req.Sender) < levels.Event(req.Type, true) {
+		return nil, err
+	}
+	return old, nil
 }
 
 // sendMember carries out a membership that was put as a state event.
