@@ -94,6 +94,7 @@ func (s *Server) CreateRoom(ctx context.Context, r *httpapi.Request) (any, error
 	if err != nil {
 		return nil, err
 	}
+	s.inherit(ctx, r.Session.User, room)
 	return map[string]id.Room{"room_id": room}, nil
 }
 

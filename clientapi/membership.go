@@ -120,8 +120,10 @@ func (s *Server) enter(ctx context.Context, r *httpapi.Request, room id.Room, se
 		return nil, err
 	}
 	extra := map[string]json.RawMessage{}
-	if membership == "join" && q.ThirdPartySigned != nil {
-		extra["third_party_signed"] = q.ThirdPartySigned
+	if membership == "join" {
+		if extra, err = joinContent(r.Body); err != nil {
+			return nil, err
+		}
 	}
 	content, err := s.memberContent(ctx, r.Session.User, extra)
 	if err != nil {
@@ -132,7 +134,33 @@ func (s *Server) enter(ctx context.Context, r *httpapi.Request, room id.Room, se
 	if err != nil {
 		return nil, err
 	}
+	if membership == "join" {
+		s.inherit(ctx, r.Session.User, joined)
+	}
 	return map[string]id.Room{"room_id": joined}, nil
+}
+
+// joinContent is what the body of a join adds to the member event: every member that
+// has no meaning of its own, and third_party_signed, which the room server reads.
+//
+// spec?: the specification names no further members of the body. Clients have long
+// put their own fields into their joins so, and other servers carry them over.
+func joinContent(body []byte) (map[string]json.RawMessage, error) {
+	extra := map[string]json.RawMessage{}
+	if len(body) == 0 {
+		return extra, nil
+	}
+	raw, err := eventContent(body)
+	if err != nil {
+		return nil, err
+	}
+	if err := json.Unmarshal(raw, &extra); err != nil {
+		return nil, merr.BadJSON("the body is no object")
+	}
+	for _, key := range []string{"reason", "membership", "join_authorised_via_users_server", fieldDisplayName, fieldAvatar} {
+		delete(extra, key)
+	}
+	return extra, nil
 }
 
 // LeaveRoom is POST /rooms/{roomId}/leave.

@@ -129,7 +129,8 @@ func (s *Server) GetPushRulesGlobal(ctx context.Context, r *httpapi.Request) (an
 func findRule(r *httpapi.Request, rules *ruleset) (*pushRule, error) {
 	list := rules.kind(r.Vars["kind"])
 	if list == nil {
-		return nil, merr.InvalidParam("there is no kind %q of push rules", r.Vars["kind"])
+		// spec: client-server §10.11.2 (GET /pushrules/global/{kind}/{ruleId}): 404 for what is not there
+		return nil, merr.NotFound("there is no kind %q of push rules", r.Vars["kind"])
 	}
 	i := indexRule(*list, r.Vars["ruleId"])
 	if i < 0 {

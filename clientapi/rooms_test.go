@@ -77,6 +77,8 @@ func TestMembershipCommands(t *testing.T) {
 				roomapi.SetMembership{Sender: me, Target: me, Membership: "join", Content: []byte(profile), Servers: []id.Server{"three", "test", "away"}}},
 			{"join a room", room + "/join", obj{"third_party_signed": obj{"token": "t"}},
 				roomapi.SetMembership{Sender: me, Target: me, Membership: "join", Content: []byte(`{"displayname":"alice","third_party_signed":{"token":"t"}}`)}},
+			{"join with fields of one's own", room + "/join", obj{"a.foo": "bar", "membership": "ban", "displayname": "Eve", "reason": "why"},
+				roomapi.SetMembership{Sender: me, Target: me, Membership: "join", Reason: "why", Content: []byte(`{"a.foo":"bar","displayname":"alice"}`)}},
 			{"knock", c3 + "/knock/!r:test?via=one", obj{"reason": "please"},
 				roomapi.SetMembership{Sender: me, Target: me, Membership: "knock", Reason: "please", Content: []byte(profile), Servers: []id.Server{"one"}}},
 			{"leave", room + "/leave", obj{"reason": "bye"}, roomapi.SetMembership{Sender: me, Target: me, Membership: "leave", Reason: "bye"}},

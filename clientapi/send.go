@@ -343,5 +343,6 @@ func (s *Server) UpgradeRoom(ctx context.Context, r *httpapi.Request) (any, erro
 	if err != nil {
 		return nil, err
 	}
+	s.inherit(ctx, r.Session.User, successor)
 	return map[string]id.Room{"replacement_room": successor}, nil
 }
