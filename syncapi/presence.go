@@ -341,7 +341,8 @@ func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) (
 	}
 	ask := s.presence.since(since)
 	fresh := p.arrivals(q)
-	if len(ask)+len(fresh) == 0 {
+	came := slices.ContainsFunc(p.joined, func(r *joinedRoom) bool { return len(r.moved) > 0 })
+	if len(ask)+len(fresh) == 0 && !came {
 		return nil, nil
 	}
 	sharing, err := s.sharing(ctx, q.user, ask)
