@@ -51,6 +51,7 @@ func (p *plan) fetchAuth(ctx context.Context, ev *event.Event) error {
 		return sp.AddAuth(raw)
 	})
 	p.s.metrics.fetched("event_auth", got)
+	p.asked(err)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -145,6 +146,7 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 		wg.Go(func() {
 			defer func() { <-slots }()
 			raw, err := p.s.cfg.Remote.GetEvent(ctx, p.origin, i)
+			p.asked(err)
 			if err != nil {
 				p.s.log.WithError(err).WithField("event", i).Info("an event was not given")
 				return
@@ -168,6 +170,7 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, error) {
 	g := gapState{missing: missing}
 	ids, err := p.s.cfg.Remote.GetStateIDs(ctx, p.origin, p.room.ID, missing)
+	p.asked(err)
 	if err != nil {
 		return g, err
 	}
@@ -183,6 +186,7 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 		err := p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, missing, func(_ fedclient.List, raw json.RawMessage) error {
 			return sp.AddAuth(raw)
 		})
+		p.asked(err)
 		if err != nil {
 			return g, err
 		}

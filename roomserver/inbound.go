@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"maps"
 	"slices"
 	"sync"
 	"time"
@@ -25,9 +26,13 @@ const (
 	// inboundBatch is how many events of a room are received together.
 	inboundBatch = 50
 	// adoptEvery is how often staged events that nobody processes are looked for, and
-	// adoptAfter how old they must be: their node has died, or failed at them.
-	adoptEvery = 30 * time.Second
-	adoptAfter = time.Minute
+	// adoptAfter how old they must be: their node has died, or failed at them, or a
+	// server that had to be asked could not be reached. A room is tried again when a
+	// fourth of its oldest event's age has passed since the last time, adoptRarely at
+	// the latest.
+	adoptEvery  = 3 * time.Second
+	adoptAfter  = 3 * time.Second
+	adoptRarely = 10 * time.Minute
 	// stagedFor is after how long a staged event that cannot be processed is given up.
 	stagedFor = 24 * time.Hour
 	// receiveTimeout bounds the work on one batch, waiting for other servers included.
@@ -45,6 +50,7 @@ type inbound struct {
 	ctx     context.Context // ends the work; nil before run
 	rooms   map[id.Room]*roomWork
 	waiters map[id.Event][]*waiter
+	tried   map[nid.Room]time.Time // rooms whose staged events were taken up again
 	wg      sync.WaitGroup
 }
 
@@ -52,6 +58,19 @@ type inbound struct {
 type roomWork struct {
 	nid   nid.Room
 	again bool // events were staged since the table was last read
+}
+
+// rested tells whether a room's oldest staged event, of a certain age, may be tried
+// again now, and notes that it is.
+func (in *inbound) rested(room nid.Room, age time.Duration) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	now := in.s.cfg.Now()
+	if now.Sub(in.tried[room]) < min(age/4, adoptRarely) {
+		return false
+	}
+	in.tried[room] = now
+	return true
 }
 
 // waiter waits for an event that it staged, which it has parsed.
@@ -62,7 +81,8 @@ type waiter struct {
 
 func newInbound(s *Server) *inbound {
 	return &inbound{s: s, slots: make(chan struct{}, s.limits.InboundRooms),
-		rooms: make(map[id.Room]*roomWork), waiters: make(map[id.Event][]*waiter)}
+		rooms: make(map[id.Room]*roomWork), waiters: make(map[id.Event][]*waiter),
+		tried: make(map[nid.Room]time.Time)}
 }
 
 // run takes up what was staged before, by this node or by one that died, and goes
@@ -96,12 +116,19 @@ func (in *inbound) adopt(ctx context.Context, age time.Duration) error {
 	if err != nil {
 		return err
 	}
+	in.mu.Lock()
+	maps.DeleteFunc(in.tried, func(n nid.Room, _ time.Time) bool { return !slices.Contains(rooms, n) })
+	in.mu.Unlock()
 	for _, n := range rooms {
 		first, err := in.s.store.StagedEvents(ctx, n, 0, 1)
 		if err != nil {
 			return err
 		}
-		if len(first) == 0 || first[0].Received > in.s.now()-age.Milliseconds() {
+		if len(first) == 0 {
+			continue
+		}
+		waited := time.Duration(in.s.now()-first[0].Received) * time.Millisecond
+		if waited < age || (age > 0 && !in.rested(n, waited)) {
 			continue
 		}
 		room, err := in.s.store.RoomID(ctx, n)
@@ -230,7 +257,8 @@ func (in *inbound) batches(ctx context.Context, roomID id.Room, rows []eventstor
 }
 
 // receive processes events of one origin and takes what is done from the stage.
-// What failed for a reason of ours stays there and is taken up again, for a day.
+// What failed for a reason of ours, or because another server could not be reached,
+// stays there and is taken up again, for a day.
 func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []eventstore.Staged) error {
 	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
 	defer cancel()
@@ -247,8 +275,14 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 	done := make([]int64, 0, len(rows))
 	for _, row := range rows {
 		err := errs[row.EventID]
-		if err != nil && isInternal(err) {
-			in.s.log.WithError(err).WithField("event", row.EventID).Error("an event could not be processed")
+		if err != nil && (isInternal(err) || isLater(err)) {
+			log := in.s.log.WithError(err).WithField("event", row.EventID)
+			if isLater(err) {
+				log.Info("an event waits for a server that cannot be reached")
+				errs[row.EventID] = nil // it is safe, and not refused
+			} else {
+				log.Error("an event could not be processed")
+			}
 			if row.Received > in.s.now()-stagedFor.Milliseconds() {
 				continue
 			}

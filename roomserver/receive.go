@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+	"sync/atomic"
 
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
@@ -31,6 +32,28 @@ const (
 
 // errMissingPrev refuses an event whose parents nobody shows us.
 var errMissingPrev = merr.Forbidden("the previous events of the event are not known and could not be fetched")
+
+// laterError refuses an event for now: a server that had to be asked could not be
+// reached. The event may be tried again.
+type laterError struct{ err error }
+
+func (e *laterError) Error() string { return e.err.Error() + " (to be tried again)" }
+func (e *laterError) Unwrap() error { return e.err }
+
+func isLater(err error) bool {
+	var e *laterError
+	return errors.As(err, &e)
+}
+
+// unreached tells that a server gave no answer, or none of worth, which may change.
+func unreached(err error) bool {
+	var conn *fedclient.ConnError
+	if errors.As(err, &conn) {
+		return true
+	}
+	remote, ok := fedclient.AsRemote(err)
+	return ok && (remote.Status >= 500 || remote.Status == 429)
+}
 
 // errRejected is what the sender of an event hears that had been rejected before.
 var errRejected = merr.Forbidden("the event was rejected")
@@ -99,7 +122,11 @@ func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Ev
 	for i, err := range s.checkSignatures(ctx, events) {
 		ev := events[i]
 		if err == nil {
+			p.unreached.Store(false)
 			err = p.gather(ctx, &incoming{ev: ev, origin: origin, mode: mode})
+			if err != nil && !isInternal(err) && p.unreached.Load() {
+				err = &laterError{err}
+			}
 		}
 		fail(ev, err)
 	}
@@ -120,6 +147,15 @@ type plan struct {
 	origin id.Server
 	list   []*incoming
 	has    map[id.Event]bool
+	// unreached is set when a request for what an event lacks got no answer.
+	unreached atomic.Bool
+}
+
+// asked notes how a request to another server ended.
+func (p *plan) asked(err error) {
+	if err != nil && unreached(err) {
+		p.unreached.Store(true)
+	}
 }
 
 // gather does steps 4 to 6 for an event and puts it into the plan, with the events
@@ -240,6 +276,7 @@ func (p *plan) fetchMissing(ctx context.Context, in *incoming) error {
 			Earliest: earliest, Latest: latest, Limit: limit, MinDepth: p.minDepth(),
 		})
 		p.s.metrics.fetched("get_missing_events", len(raws))
+		p.asked(err)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

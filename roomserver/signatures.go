@@ -23,7 +23,9 @@ func (s *Server) checkSignatures(ctx context.Context, events []*event.Event) []e
 			defer func() { <-s.verify }()
 			err := ev.VerifySignatures(keys)
 			if err != nil && fetchErr != nil {
-				err = fmt.Errorf("%w (%w)", err, fetchErr)
+				if err = fmt.Errorf("%w (%w)", err, fetchErr); unreached(fetchErr) {
+					err = &laterError{err}
+				}
 			}
 			errs[i] = err
 		})

@@ -91,7 +91,7 @@ func TestNothingAcknowledgedIsLostToSIGKILL(t *testing.T) {
 		}
 		for _, u := range []*user{alice, bob} {
 			var problem string
-			deadline := time.Now().Add(3 * time.Minute)
+			deadline := time.Now().Add(2 * time.Minute)
 			for {
 				if problem = u.check(t, room, acked); problem == "" || time.Now().After(deadline) {
 					break
@@ -124,13 +124,13 @@ func (u *user) check(t *testing.T, room string, acked [][]sent) (problem string)
 		place[m.EventID] = i
 		byText[m.Content.Body]++
 	}
-	missing := 0
+	var missing []string
 	for _, list := range acked {
 		last := -1
 		for _, s := range list {
 			at, ok := place[s.eventID]
 			if !ok {
-				missing++
+				missing = append(missing, s.text+" "+s.eventID)
 				continue
 			}
 			if at < last {
@@ -142,8 +142,8 @@ func (u *user) check(t *testing.T, room string, acked [][]sent) (problem string)
 			last = at
 		}
 	}
-	if missing > 0 {
-		return fmt.Sprintf("%d acknowledged messages are missing", missing)
+	if len(missing) > 0 {
+		return fmt.Sprintf("%d of %d acknowledged messages are missing: %s", len(missing), len(history), missing[:min(len(missing), 10)])
 	}
 	return ""
 }

@@ -165,7 +165,7 @@ func newServer(t *testing.T, ca *authority, kind string) *server {
 		"--listen", fmt.Sprintf("127.0.0.1:%d", plain),
 		"--listen-tls", fmt.Sprintf("127.0.0.1:%d", tls), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"),
 		"--federation-ca", ca.path("ca.crt"), "--federation-allow-private-addresses",
-		"--registration", "open", "--rate-limits=false", "--log-level", "debug"}
+		"--registration", "open", "--rate-limits=false", "--log-level", "info"}
 	t.Cleanup(func() {
 		s.kill()
 		if t.Failed() {
