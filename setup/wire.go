@@ -40,11 +40,12 @@ func (p *parts) add(name string, run func(context.Context) error, routes []httpa
 func (s *Server) wire(ctx context.Context) (*parts, error) {
 	name := id.Server(s.cfg.ServerName)
 	p := &parts{runners: make(map[string]func(context.Context) error)}
-	outbound, sync := &lateOutbound{}, &lateSync{}
+	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
 		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Verify: s.opts.Verify,
+		UserExists: users.exists,
 	})
 	if err != nil {
 		return nil, err
@@ -74,7 +75,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	if err != nil {
 		return nil, fmt.Errorf("clientapi: %w", err)
 	}
-	p.accounts = accounts
+	p.accounts, users.Accounts = accounts, accounts
 	p.add("clientapi", accounts.Run, accounts.Routes())
 
 	syncer, err := syncapi.New(ctx, syncapi.Config{
