@@ -180,7 +180,8 @@ func (c *listChange) moved(members []eventstore.Member) {
 // arrived takes the members of a room that the user joined.
 //
 // spec?: the list is to hold those "who now share an encrypted room"; small rooms without
-// encryption are taken too, because it may be turned on any time.
+// encryption are taken too, because it may be turned on any time. The user is among them: to
+// a user's other devices this one is a device to look at, as those of the other members are.
 func (c *listChange) arrived(ctx context.Context, room *eventstore.Room) error {
 	if room.Joined > maxNewMembers {
 		found, err := c.s.events.CurrentState(room).GetMany(ctx, []eventauth.Key{{Type: "m.room.encryption"}})
@@ -189,9 +190,7 @@ func (c *listChange) arrived(ctx context.Context, room *eventstore.Room) error {
 		}
 	}
 	return c.s.events.EachMember(ctx, room.NID, func(m eventstore.Member) error {
-		if m.User != c.user {
-			c.changed[m.User] = true
-		}
+		c.changed[m.User] = true
 		return nil
 	}, eventstore.Join)
 }
