@@ -314,7 +314,7 @@ func (n *node) shown(room id.Room, user id.User) map[string]string {
 	}
 	out := make(map[string]string)
 	for _, raw := range list {
-		out[gjson.GetBytes(raw, "type").Str] = fmt.Sprintf("%s", raw)
+		out[gjson.GetBytes(raw, "type").Str] = string(raw)
 	}
 	return out
 }

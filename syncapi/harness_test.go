@@ -218,8 +218,6 @@ type room struct {
 	ts      int64
 }
 
-func ptr(s string) *string { return &s }
-
 // newRoom makes a room with a create event, its creator in it, and open history.
 func (e *env) newRoom(creator id.User) *room {
 	e.t.Helper()

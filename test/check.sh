@@ -16,7 +16,7 @@ fi
 say vet
 "$GO" vet ./...
 for module in $(find test -mindepth 2 -name go.mod); do
-	(cd "$(dirname "$module")" && "$GO" vet ./...)
+	(cd "$(dirname "$module")" && "$GO" vet -tags goolm ./...)
 done
 
 say staticcheck
