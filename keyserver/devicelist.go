@@ -11,14 +11,15 @@ import (
 	fedapi "weft/federationapi/api"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
+	"weft/internal/stream"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
 
 const (
-	selectRemoteListSQL = `SELECT stream_id, stale FROM key_remote_lists WHERE user_id = $1`
-	upsertRemoteListSQL = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = excluded.stale`
+	selectRemoteListSQL = `SELECT stream_id, stale, events_pos FROM key_remote_lists WHERE user_id = $1`
+	upsertRemoteListSQL = `INSERT INTO key_remote_lists (user_id, stream_id, stale, events_pos) VALUES ($1, $2, 0, $3)
+		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = 0, events_pos = excluded.events_pos`
 	markStaleSQL        = `UPDATE key_remote_lists SET stale = 1 WHERE user_id = $1`
 	deleteRemoteListSQL = `DELETE FROM key_remote_lists WHERE user_id = $1`
 	deleteCrossAllSQL   = `DELETE FROM key_cross_signing WHERE user_id = $1`
@@ -136,33 +137,39 @@ func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMess
 
 // ensureFresh makes the cached list of a remote user current where we may keep
 // one. fresh is false where no local user shares a room with the user: nobody
-// would send us updates then.
+// would send us updates then. For the same reason a list from before the present
+// sharing began is fetched again.
 func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err error) {
-	sharing, err := s.Rooms.LocalUsersSharingRoomsWith(ctx, user)
+	since, shares, err := s.Rooms.SharedSince(ctx, user)
 	if err != nil {
 		return false, err
 	}
-	if len(sharing) == 0 {
+	if !shares {
 		_, err := s.DB.Exec(ctx, deleteRemoteListSQL, string(user))
 		return false, err
 	}
-	var streamID, stale int64
-	err = s.DB.QueryRow(ctx, selectRemoteListSQL, string(user)).Scan(&streamID, &stale)
-	if err == nil && stale == 0 {
+	var streamID, stale, at int64
+	err = s.DB.QueryRow(ctx, selectRemoteListSQL, string(user)).Scan(&streamID, &stale, &at)
+	if err == nil && stale == 0 && at >= since {
 		return true, nil
 	}
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
 		return false, fmt.Errorf("keyserver: reading remote device list: %w", err)
 	}
+	// The position is read before the list: what changes in between counts as
+	// later, and is fetched once more rather than missed.
+	if at, err = stream.Position(ctx, s.DB, stream.Events); err != nil {
+		return false, err
+	}
 	list, err := s.Federation.GetUserDevices(ctx, user)
 	if err != nil {
 		return false, err
 	}
-	return true, s.storeRemoteList(ctx, user, list)
+	return true, s.storeRemoteList(ctx, user, list, at)
 }
 
 // storeRemoteList replaces what is known of a remote user.
-func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedclient.UserDevices) error {
+func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedclient.UserDevices, at int64) error {
 	return s.DB.Update(ctx, func(tx *sqldb.Tx) error {
 		for _, q := range []string{deleteDevicesSQL, deleteCrossAllSQL} {
 			if _, err := tx.Exec(ctx, q, string(user)); err != nil {
@@ -180,7 +187,7 @@ func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedcli
 		if err := storeRemoteCross(ctx, tx, user, list.MasterKey, list.SelfSigningKey); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(user), list.StreamID, 0); err != nil {
+		if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(user), list.StreamID, at); err != nil {
 			return fmt.Errorf("keyserver: storing remote device list: %w", err)
 		}
 		return nil
@@ -240,8 +247,8 @@ func (s *Server) ReceiveEDU(ctx context.Context, origin id.Server, typ string, c
 // marks the list stale otherwise.
 func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) error {
 	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
-		var have, stale int64
-		err := tx.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale)
+		var have, stale, at int64
+		err := tx.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at)
 		known := err == nil
 		if err != nil && !errors.Is(err, sql.ErrNoRows) {
 			return fmt.Errorf("keyserver: reading remote device list: %w", err)
@@ -250,7 +257,7 @@ func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) erro
 			if u.StreamID <= have {
 				return nil // seen before
 			}
-			if err := s.applyDeviceList(ctx, tx, u, have); err != nil {
+			if err := s.applyDeviceList(ctx, tx, u, have, at); err != nil {
 				return err
 			}
 		}
@@ -260,7 +267,7 @@ func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) erro
 }
 
 // applyDeviceList changes one device, or marks the list stale after a gap.
-func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceListUpdate, have int64) error {
+func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceListUpdate, have, at int64) error {
 	follows := len(u.PrevID) == 0 && have == 0
 	for _, p := range u.PrevID {
 		follows = follows || p == have
@@ -280,7 +287,7 @@ func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceList
 	if err != nil {
 		return fmt.Errorf("keyserver: updating remote device: %w", err)
 	}
-	if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(u.UserID), u.StreamID, 0); err != nil {
+	if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(u.UserID), u.StreamID, at); err != nil {
 		return fmt.Errorf("keyserver: updating remote device list: %w", err)
 	}
 	return nil

@@ -39,8 +39,9 @@ type Rooms interface {
 	// ServersSharingRoomsWith lists the servers that have a member in a room
 	// that user is joined to, this server among them.
 	ServersSharingRoomsWith(ctx context.Context, user id.User) ([]id.Server, error)
-	// LocalUsersSharingRoomsWith lists the local users who share a room with user.
-	LocalUsersSharingRoomsWith(ctx context.Context, user id.User) ([]id.User, error)
+	// SharedSince gives the event stream's position since when some room has been
+	// shared with another server's user; false where none is.
+	SharedSince(ctx context.Context, user id.User) (int64, bool, error)
 }
 
 // Federation asks other servers for keys. *fedclient.Client implements it.

@@ -38,6 +38,7 @@ const (
 type world struct {
 	mu     sync.Mutex
 	shared map[id.User]bool
+	since  int64 // position at which sharing began
 	sent   []fedapi.EDU
 	remote *Server // answers for "there"
 	down   bool
@@ -51,11 +52,8 @@ func (w *world) ServersSharingRoomsWith(_ context.Context, user id.User) ([]id.S
 	return []id.Server{"here"}, nil
 }
 
-func (w *world) LocalUsersSharingRoomsWith(_ context.Context, user id.User) ([]id.User, error) {
-	if w.shared[user] {
-		return []id.User{alice}, nil
-	}
-	return nil, nil
+func (w *world) SharedSince(_ context.Context, user id.User) (int64, bool, error) {
+	return w.since, w.shared[user], nil
 }
 
 func (w *world) SendEDU(_ context.Context, edu fedapi.EDU) error {
@@ -493,6 +491,11 @@ func TestRemoteListsAreCachedWhileRoomsAreShared(t *testing.T) {
 		edu(list.StreamID+9, list.StreamID+8, "C3")
 		if got := query(); len(got.DeviceKeys[carol]) != 1 || w.asked != 4 {
 			t.Errorf("after a gap: %d devices, asked %d times", len(got.DeviceKeys[carol]), w.asked)
+		}
+		// Who left all shared rooms and came back may have changed keys meanwhile.
+		w.since = 1
+		if got := query(); len(got.DeviceKeys[carol]) != 1 || w.asked != 5 {
+			t.Errorf("after coming back: %d devices, asked %d times", len(got.DeviceKeys[carol]), w.asked)
 		}
 		if err := s.ReceiveEDU(ctx, "elsewhere", eduDeviceList, json.RawMessage(`{"user_id":"@carol:there","device_id":"X","stream_id":1}`)); !errors.Is(err, merr.ErrForbidden) {
 			t.Errorf("a third server spoke for carol: %v", err)

@@ -84,6 +84,24 @@ func TestMembers(t *testing.T) {
 		if list, err := w.r.ServersSharingRoomsWith(ctx, alice); err != nil || !slices.Equal(list, []id.Server{"away", "home"}) {
 			t.Errorf("sharing servers %v (%v)", list, err)
 		}
+		first := int64(-1)
+		for _, room := range []nid.Room{r.nid, other.nid} {
+			a, err := w.r.Member(ctx, room, alice)
+			w.ok(err)
+			c, err := w.r.Member(ctx, room, carol)
+			w.ok(err)
+			if pos := max(a.StreamPos, c.StreamPos); first < 0 || pos < first {
+				first = pos
+			}
+		}
+		if pos, ok, err := w.r.SharedSince(ctx, carol); pos != first || !ok || err != nil {
+			t.Errorf("shared since %d %v (%v), want %d", pos, ok, err, first)
+		}
+		for _, user := range []id.User{bob, "@nobody:away"} {
+			if _, ok, err := w.r.SharedSince(ctx, user); ok || err != nil {
+				t.Errorf("%s shares a room: %v", user, err)
+			}
+		}
 		w.ok(w.r.Verify(ctx))
 	})
 }

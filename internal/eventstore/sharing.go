@@ -3,6 +3,7 @@ package eventstore
 import (
 	"context"
 	"errors"
+	"fmt"
 
 	"weft/internal/nid"
 	"weft/internal/statetree"
@@ -22,6 +23,9 @@ const (
 		WHERE a.user_nid = $1 AND a.membership = 1 AND b.local = 1 AND b.membership = 1)`
 	sharingServersSQL = `SELECT DISTINCT s.server FROM room_members m JOIN room_servers s ON s.room_nid = m.room_nid
 		WHERE m.user_nid = $1 AND m.membership = 1 ORDER BY s.server`
+	sharedSinceSQL = `SELECT COALESCE(MIN(CASE WHEN l.stream_pos > r.stream_pos THEN l.stream_pos ELSE r.stream_pos END), -1)
+		FROM room_members r JOIN room_members l ON l.room_nid = r.room_nid AND l.local = 1 AND l.membership = 1
+		WHERE r.user_nid = $1 AND r.membership = 1`
 	serverRoomsSQL = `SELECT room_nid FROM room_servers WHERE server = $1 ORDER BY room_nid`
 )
 
@@ -117,4 +121,20 @@ func numbers[T ~int64](ctx context.Context, r *Reader, q string, args ...any) ([
 		return err
 	})
 	return out, err
+}
+
+// SharedSince gives the stream position from which on, without a break, another
+// server's user and one of this server's have shared a room: since then that
+// server tells us of changes of the user's devices. It is false where they share
+// none.
+func (r *Reader) SharedSince(ctx context.Context, user id.User) (int64, bool, error) {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return 0, false, err
+	}
+	var pos int64
+	if err := r.q.QueryRow(ctx, sharedSinceSQL, int64(n)).Scan(&pos); err != nil {
+		return 0, false, fmt.Errorf("eventstore: since when a room is shared: %w", err)
+	}
+	return pos, pos >= 0, nil
 }
