@@ -116,11 +116,17 @@ func (c *client) listen() {
 	syncer.OnEventType(event.EventEncrypted, func(ctx context.Context, ev *event.Event) {
 		c.mu.Lock()
 		defer c.mu.Unlock()
-		if !c.seen[ev.ID] && c.pending[ev.ID] == nil && ev.Sender != c.UserID {
-			c.pending[ev.ID] = ev
-			c.order = append(c.order, ev.ID)
-		}
+		c.take(ev)
 		c.decrypt(ctx)
+	})
+	// A timeline that is limited leaves out what a client has to page for.
+	syncer.OnSync(func(ctx context.Context, res *mautrix.RespSync, since string) bool {
+		for room, joined := range res.Rooms.Join {
+			if joined.Timeline.Limited && since != "" {
+				c.fill(ctx, room, joined.Timeline.PrevBatch)
+			}
+		}
+		return true
 	})
 	// Keys may come after what they decrypt.
 	syncer.OnSync(func(ctx context.Context, _ *mautrix.RespSync, _ string) bool {
@@ -129,6 +135,47 @@ func (c *client) listen() {
 		c.decrypt(ctx)
 		return true
 	})
+}
+
+// take notes an encrypted message; it tells whether it is new. mu is held.
+func (c *client) take(ev *event.Event) bool {
+	if c.seen[ev.ID] || c.pending[ev.ID] != nil || ev.Sender == c.UserID {
+		return false
+	}
+	c.pending[ev.ID] = ev
+	c.order = append(c.order, ev.ID)
+	return true
+}
+
+// fill reads back from a gap in a timeline until it meets what it knows.
+func (c *client) fill(ctx context.Context, room id.RoomID, from string) {
+	for from != "" {
+		page, err := c.Messages(ctx, room, from, "", mautrix.DirectionBackward, nil, 100)
+		c.mu.Lock()
+		if err != nil {
+			c.lastError = err
+			c.mu.Unlock()
+			return
+		}
+		encrypted, fresh := 0, 0
+		for _, ev := range page.Chunk {
+			if ev.Type.Type != event.EventEncrypted.Type || ev.Sender == c.UserID {
+				continue
+			}
+			encrypted++
+			ev.RoomID, ev.Type.Class = room, event.MessageEventType
+			if err := ev.Content.ParseRaw(ev.Type); err != nil {
+				c.lastError = err
+			} else if c.take(ev) {
+				fresh++
+			}
+		}
+		c.mu.Unlock()
+		if encrypted > 0 && fresh == 0 {
+			return
+		}
+		from = page.End
+	}
 }
 
 // decrypt tries what waits. mu is held.
