@@ -52,7 +52,8 @@ type leftRoom struct {
 	nid   nid.Room
 	stub  bool
 	event nid.Event
-	// fresh: the user came and went since the last sync, or this is the first one.
+	// fresh: the client was told nothing of the history that there is to show: the user
+	// came and went since the last sync, or this is the first one.
 	fresh bool
 	// wasIn: the user was joined before, so that there is state to show.
 	wasIn bool
@@ -296,7 +297,7 @@ func (c *chooser) steps(ctx context.Context, r *eventstore.Reader, steps []event
 			return err
 		}
 		c.p.left = append(c.p.left, &leftRoom{id: last.RoomID, nid: last.Room, stub: row.Stub, event: m.Event,
-			fresh: first.Prev != eventstore.Join, wasIn: first.Prev == eventstore.Join || joinedBetween})
+			fresh: first.Prev != eventstore.Join && joinedBetween, wasIn: first.Prev == eventstore.Join || joinedBetween})
 	}
 	return nil
 }

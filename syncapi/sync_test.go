@@ -10,6 +10,7 @@ import (
 
 	"weft/internal/sqldb"
 	"weft/internal/stream"
+	"weft/matrix/id"
 )
 
 func TestSyncTimeline(t *testing.T) {
@@ -150,6 +151,29 @@ func TestSyncRejectedInvite(t *testing.T) {
 		got := e.sync(bob, since)
 		expect(t, "timeline", bodies(got.in("leave", r, "timeline.events")), "member member")
 		expect(t, "no state", got.in("leave", r, "state").Exists(), false)
+	})
+}
+
+// What a client has been told of a knock or an invite is not told again when it is taken back.
+func TestSyncTakenBack(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		for _, c := range []struct {
+			step string
+			by   id.User // who ends it
+		}{{"knock", bob}, {"knock", alice}, {"invite", bob}, {"invite", alice}} {
+			r := e.newRoom(alice)
+			r.say(alice, "secret")
+			r.state_(map[string]id.User{"knock": bob, "invite": alice}[c.step], "m.room.member", string(bob), obj{"membership": c.step})
+			since := e.sync(bob, "").next()
+			last := r.state_(c.by, "m.room.member", string(bob), obj{"membership": "leave"})
+			got := e.sync(bob, since)
+			what := c.step + " ended by " + string(c.by)
+			expect(t, what, bodies(got.in("leave", r, "timeline.events")), "member")
+			expect(t, what, got.in("leave", r, "timeline.events.0.event_id").Str, last.ID)
+			expect(t, what+", limited", got.in("leave", r, "timeline.limited").Bool(), false)
+			expect(t, what+", state", got.in("leave", r, "state").Exists(), false)
+			expect(t, what+", later", e.sync(bob, got.next()).in("leave", r, "").Exists(), false)
+		}
 	})
 }
 
