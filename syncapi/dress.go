@@ -30,11 +30,21 @@ const maxReferences = 100
 //
 // spec: client-server §11.29.2 (Aggregations of child events)
 func (s *Server) dress(ctx context.Context, v clientevent.Viewer, list []*eventstore.Event) ([]clientevent.Options, error) {
+	return s.dressPiece(ctx, v, list, nil)
+}
+
+// dressPiece is dress for events of a piece.
+func (s *Server) dressPiece(ctx context.Context, v clientevent.Viewer, list []*eventstore.Event, p *piece) ([]clientevent.Options, error) {
 	out, err := clientevent.Load(ctx, s.events, v, list)
 	if err != nil {
 		return nil, err
 	}
-	counts, err := s.countRelations(ctx, list)
+	var counts map[id.Event]map[string]int64
+	if p != nil {
+		counts, err = p.relations(ctx, s)
+	} else {
+		counts, err = s.countRelations(ctx, list)
+	}
 	if err != nil || len(counts) == 0 {
 		return out, err
 	}

@@ -96,7 +96,7 @@ func (s *Server) historyPage(ctx context.Context, q historyQuery, from eventstor
 		if err != nil || !q.backward || !q.backfill || s.cfg.Rooms == nil || round == backfillRounds {
 			return page, err
 		}
-		gaps, err := s.gaps(ctx, q.view.NID)
+		gaps, err := gapsOf(ctx, s.events, q.view.NID)
 		if err != nil {
 			return nil, err
 		}

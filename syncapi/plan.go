@@ -44,6 +44,8 @@ type joinedRoom struct {
 	moved []eventstore.Member
 	// late: its notification counts are new.
 	late bool
+	// piece is what happened since the last sync, where it is at hand.
+	piece *piece
 }
 
 // leftRoom is a room which the user left, was removed or banned from.
@@ -63,23 +65,10 @@ type leftRoom struct {
 func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	p := &plan{}
 	c := &chooser{s: s, q: q, p: p}
-	err := s.db.View(ctx, func(tx *sqldb.Tx) error {
-		var err error
-		if p.to, err = position(ctx, tx); err != nil {
-			return err
-		}
-		p.to.Typing, p.to.Presence = s.typing.position(), s.presence.position()
-		if !q.initial {
-			if err := q.since.within(p.to); err != nil {
-				return err
-			}
-			p.to.Notified = q.since.Notified // until it is known better
-			if q.since == p.to && !q.fullState && q.since.Notified >= q.since.Events {
-				return nil
-			}
-		}
-		return c.choose(ctx, tx, s.events.Snapshot(tx))
-	})
+	live, err := c.live(ctx)
+	if err == nil && !live {
+		err = c.snapshot(ctx)
+	}
 	if err != nil {
 		return nil, err
 	}
@@ -97,36 +86,79 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	return p, nil
 }
 
+// snapshot chooses the rooms from one moment of the database.
+func (c *chooser) snapshot(ctx context.Context) error {
+	return c.s.db.View(ctx, func(tx *sqldb.Tx) error {
+		to, err := position(ctx, tx)
+		if err != nil {
+			return err
+		}
+		if done, err := c.begin(to); done || err != nil {
+			return err
+		}
+		return c.choose(ctx, tx, c.s.events.Snapshot(tx))
+	})
+}
+
+// begin sets what the plan reaches up to. It reports true when there is nothing new.
+func (c *chooser) begin(to vector) (done bool, err error) {
+	p, q := c.p, c.q
+	p.to = to
+	p.to.Typing, p.to.Presence = c.s.typing.position(), c.s.presence.position()
+	if q.initial {
+		return false, nil
+	}
+	if err := q.since.within(p.to); err != nil {
+		return false, err
+	}
+	p.to.Notified = q.since.Notified // until it is known better
+	return q.since == p.to && !q.fullState && q.since.Notified >= q.since.Events, nil
+}
+
 // chooser chooses the rooms of a plan.
 type chooser struct {
 	s *Server
 	q *syncRequest
 	p *plan
 	// rooms are all rooms in which the user is joined.
-	rooms map[nid.Room]eventstore.MemberRoom
+	rooms *roomSet
 	// concerned are the joined rooms with something new in them; the value: events.
 	concerned map[nid.Room]bool
 	newly     map[nid.Room]bool
 	rows      map[nid.Room]*eventstore.Room
+	pieces    map[nid.Room]*piece
 	// late are rooms whose counts must be told.
 	late map[nid.Room]bool
 }
 
+// reset forgets what was chosen.
+func (c *chooser) reset() {
+	c.rooms, c.late = &roomSet{}, nil
+	c.concerned, c.newly = make(map[nid.Room]bool), make(map[nid.Room]bool)
+	c.rows, c.pieces = make(map[nid.Room]*eventstore.Room), make(map[nid.Room]*piece)
+}
+
+// roomsMayHaveNews tells whether anything happened in any room.
+func (c *chooser) roomsMayHaveNews() bool {
+	since, to := &c.q.since, &c.p.to
+	return to.Events != since.Events || to.Receipts != since.Receipts || to.AccountData != since.AccountData ||
+		to.Typing != since.Typing || since.Notified < since.Events
+}
+
 // choose finds the rooms, in the snapshot that the positions were read in.
 func (c *chooser) choose(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reader) error {
-	c.rooms, c.concerned, c.newly = make(map[nid.Room]eventstore.MemberRoom), make(map[nid.Room]bool), make(map[nid.Room]bool)
+	c.reset()
 	var err error
 	if c.p.me, err = r.UserNID(ctx, c.q.user); err != nil || c.p.me == 0 {
 		return err
 	}
-	switch since, to := &c.q.since, &c.p.to; {
+	switch {
 	case c.q.whole():
 		err = c.everything(ctx, r)
-	case to.Events == since.Events && to.Receipts == since.Receipts && to.AccountData == since.AccountData &&
-		to.Typing == since.Typing && since.Notified >= since.Events:
-		return nil // nothing happened in any room
+	case !c.roomsMayHaveNews():
+		return nil
 	default:
-		err = c.joinedRooms(ctx, r)
+		c.rooms.rooms, err = r.JoinedRooms(ctx, c.p.me)
 	}
 	if err != nil {
 		return err
@@ -144,19 +176,17 @@ func (c *chooser) choose(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reader
 	return err
 }
 
-// joinedRooms lists the rooms in which the user is.
-func (c *chooser) joinedRooms(ctx context.Context, r *eventstore.Reader) error {
-	list, err := r.RoomsOf(ctx, c.q.user, eventstore.Join)
-	for _, m := range list {
-		if c.wanted(m.RoomID) {
-			c.rooms[m.Room] = m
-		}
-	}
-	return err
-}
-
 // wanted applies the filter's lists of rooms.
 func (c *chooser) wanted(room id.Room) bool { return c.q.filter.Room.allowsRoom(room) }
+
+// wantedNID is wanted by a room's number.
+func (c *chooser) wantedNID(ctx context.Context, n nid.Room) (bool, error) {
+	if f := &c.q.filter.Room; f.Rooms == nil && f.NotRooms == nil {
+		return true, nil
+	}
+	room, err := c.s.events.RoomID(ctx, n)
+	return c.wanted(room), err
+}
 
 // everything takes all rooms: in the first sync, or with full_state.
 func (c *chooser) everything(ctx context.Context, r *eventstore.Reader) error {
@@ -170,7 +200,7 @@ func (c *chooser) everything(ctx context.Context, r *eventstore.Reader) error {
 		}
 		switch m.Membership {
 		case eventstore.Join:
-			c.rooms[m.Room] = m
+			c.rooms.rooms = append(c.rooms.rooms, m.Room)
 			c.concerned[m.Room] = true
 		case eventstore.Invite, eventstore.Knock:
 			c.p.invited = append(c.p.invited, m)
@@ -190,25 +220,35 @@ func (c *chooser) changes(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reade
 		if err := c.memberships(ctx, r); err != nil {
 			return err
 		}
-		numbers := make([]nid.Room, 0, len(c.rooms))
-		for n := range c.rooms {
-			numbers = append(numbers, n)
-		}
-		changed, err := r.RoomsChanged(ctx, numbers, since.Events, to.Events)
+		changed, err := r.RoomsChanged(ctx, c.rooms.rooms, since.Events, to.Events)
 		if err != nil {
 			return err
 		}
 		for n := range changed {
-			c.concerned[n] = true
+			wanted, err := c.wantedNID(ctx, n)
+			if err != nil {
+				return err
+			}
+			if wanted {
+				c.concerned[n] = true
+			}
 		}
 	}
+	return c.ephemeral(ctx, tx, r)
+}
+
+// ephemeral finds the rooms with new receipts and typing.
+func (c *chooser) ephemeral(ctx context.Context, q sqldb.Querier, r *eventstore.Reader) error {
+	since, to := &c.q.since, &c.p.to
 	if to.Receipts > since.Receipts {
-		list, err := receiptRooms(ctx, tx, since.Receipts, to.Receipts)
+		list, err := receiptRooms(ctx, q, since.Receipts, to.Receipts)
 		if err != nil {
 			return err
 		}
 		for _, n := range list {
-			c.touch(n)
+			if err := c.touch(ctx, n); err != nil {
+				return err
+			}
 		}
 	}
 	if to.Typing > since.Typing {
@@ -217,17 +257,24 @@ func (c *chooser) changes(ctx context.Context, tx *sqldb.Tx, r *eventstore.Reade
 			if err != nil {
 				return err
 			}
-			c.touch(n)
+			if err := c.touch(ctx, n); err != nil {
+				return err
+			}
 		}
 	}
 	return nil
 }
 
 // touch notes that a room has something new that is no event.
-func (c *chooser) touch(n nid.Room) {
-	if _, joined := c.rooms[n]; joined && !c.concerned[n] {
+func (c *chooser) touch(ctx context.Context, n nid.Room) error {
+	if c.concerned[n] || !c.rooms.has(n) {
+		return nil
+	}
+	wanted, err := c.wantedNID(ctx, n)
+	if wanted {
 		c.concerned[n] = false
 	}
+	return err
 }
 
 // memberships goes through the user's own changes since the last sync.
@@ -347,7 +394,9 @@ func (c *chooser) dataRooms(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		c.touch(n)
+		if err := c.touch(ctx, n); err != nil {
+			return err
+		}
 	}
 	return nil
 }
@@ -359,7 +408,7 @@ func (c *chooser) complete(ctx context.Context) error {
 		if c.rows[n] == nil {
 			missing = append(missing, n)
 		}
-		if hasEvents {
+		if hasEvents && c.pieces[n] == nil {
 			changed = append(changed, n)
 		}
 	}
@@ -381,7 +430,11 @@ func (c *chooser) complete(ctx context.Context) error {
 		if row == nil || row.Stub {
 			continue
 		}
-		c.p.joined = append(c.p.joined, &joinedRoom{Room: row, newly: c.newly[n] || c.q.initial, changed: hasEvents, moved: moved[n], late: c.late[n]})
+		r := &joinedRoom{Room: row, newly: c.newly[n] || c.q.initial, changed: hasEvents, moved: moved[n], late: c.late[n], piece: c.pieces[n]}
+		if r.piece != nil {
+			r.moved = r.piece.moved
+		}
+		c.p.joined = append(c.p.joined, r)
 	}
 	slices.SortFunc(c.p.joined, func(a, b *joinedRoom) int { return cmp.Compare(a.NID, b.NID) })
 	if len(c.p.joined)+len(c.p.invited)+len(c.p.left) == 0 {
@@ -404,7 +457,7 @@ const notifiedSQL = `SELECT DISTINCT room_nid FROM notifications WHERE user_nid 
 // because the follower was behind.
 func (c *chooser) notified(ctx context.Context) error {
 	since, to := c.q.since, c.p.to
-	if c.q.initial || since.Notified >= since.Events || to.Notified <= since.Notified || len(c.rooms) == 0 {
+	if c.q.initial || since.Notified >= since.Events || to.Notified <= since.Notified || c.rooms == nil || len(c.rooms.rooms) == 0 {
 		return nil
 	}
 	rows, err := c.s.db.Query(ctx, notifiedSQL, int64(c.p.me), since.Notified, to.Notified)
@@ -417,7 +470,10 @@ func (c *chooser) notified(ctx context.Context) error {
 		if err := rows.Scan(&n); err != nil {
 			return fmt.Errorf("listing rooms with notifications: %w", err)
 		}
-		if c.touch(n); c.late == nil {
+		if err := c.touch(ctx, n); err != nil {
+			return err
+		}
+		if c.late == nil {
 			c.late = make(map[nid.Room]bool)
 		}
 		c.late[n] = true

@@ -60,7 +60,7 @@ func (r *joinedRoom) writeHistory(ctx context.Context, a *answer, b *object) (bo
 	}
 	t, err := s.readTimeline(ctx, timelineQuery{
 		room: r.NID, from: from, to: a.plan.to.Events, limit: q.filter.Room.Timeline.limit(defaultTimeline, maxTimeline),
-		filter: &q.filter.Room.Timeline, user: q.user, ignored: a.plan.ignored,
+		filter: &q.filter.Room.Timeline, user: q.user, ignored: a.plan.ignored, piece: r.piece,
 	})
 	if err != nil {
 		return false, err
@@ -80,7 +80,11 @@ func (r *joinedRoom) writeHistory(ctx context.Context, a *answer, b *object) (bo
 			return false, err
 		}
 	}
-	if !d.whole {
+	switch {
+	case d.whole:
+	case r.piece != nil:
+		d.prev, d.nodes, d.whole = r.piece.prev, r.piece.nodes, !r.piece.known
+	default:
 		if d.whole, err = s.previousState(ctx, r.NID, q.since.Events, d); err != nil {
 			return false, err
 		}
@@ -144,7 +148,7 @@ func (s *Server) writeHistory(ctx context.Context, a *answer, b *object, room id
 	}
 	o := b.key("timeline")
 	o.raw(`{"events":`)
-	if err := s.writeEvents(ctx, o, a.viewer(), q.fields, t.events); err != nil {
+	if err := s.writePiece(ctx, o, a.viewer(), q.fields, t.events, t.piece); err != nil {
 		return false, err
 	}
 	if t.limited {

@@ -55,6 +55,11 @@ type Server struct {
 	presence *presence
 	sent     *sentMembers
 	follower *follower
+	// What /sync of one user shares with those of others.
+	latest *positions
+	tail   *eventstore.Tail
+	joined *joinedRooms
+	pieces *pieces
 }
 
 var _ api.Sync = (*Server)(nil)
@@ -72,7 +77,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.typing = newTyping(s)
 	s.presence = newPresence(s)
 	s.sent = newSentMembers()
+	s.latest, s.tail = &positions{db: s.db}, eventstore.NewTail(s.events)
 	var err error
+	if s.joined, err = newJoinedRooms(s); err != nil {
+		return nil, err
+	}
+	if s.pieces, err = newPieces(s); err != nil {
+		return nil, err
+	}
 	if s.follower, err = newFollower(ctx, s); err != nil {
 		return nil, err
 	}

@@ -24,6 +24,8 @@ type timelineQuery struct {
 	filter   *roomEventFilter
 	user     id.User
 	ignored  map[id.User]bool
+	// piece has all events from < pos ≤ to; nil: they are read.
+	piece *piece
 }
 
 // timeline is a piece of a room's history, oldest event first.
@@ -32,15 +34,17 @@ type timeline struct {
 	limited bool
 	// prev is the place before the first event.
 	prev eventstore.Position
+	// piece is where the events come from, or nil.
+	piece *piece
 }
 
 // readTimeline reads the latest events of a room that a user may see and a filter lets pass.
 // It ends where events are missing, so that what a client gets has no holes
 // that it does not know of.
 func (s *Server) readTimeline(ctx context.Context, q timelineQuery) (*timeline, error) {
-	t := &timeline{}
+	t := &timeline{piece: q.piece}
 	var oldest *eventstore.Event // that was looked at
-	gaps, err := s.gaps(ctx, q.room)
+	gaps, err := s.gaps(ctx, q)
 	if err != nil {
 		return nil, err
 	}
@@ -54,7 +58,7 @@ func (s *Server) readTimeline(ctx context.Context, q timelineQuery) (*timeline, 
 			t.limited = true
 			break
 		}
-		page, err := s.events.Timeline(ctx, q.room, max(q.from, 0), to, size, true)
+		page, err := s.timelinePage(ctx, q, to, size)
 		if err != nil {
 			return nil, err
 		}
@@ -93,6 +97,18 @@ func (s *Server) readTimeline(ctx context.Context, q timelineQuery) (*timeline, 
 	return t, nil
 }
 
+// timelinePage gives the latest events of a query up to a position, latest first.
+func (s *Server) timelinePage(ctx context.Context, q timelineQuery, to int64, size int) ([]*eventstore.Event, error) {
+	if q.piece == nil {
+		return s.events.Timeline(ctx, q.room, max(q.from, 0), to, size, true)
+	}
+	page := q.piece.events
+	for len(page) > 0 && page[0].StreamPos > to {
+		page = page[1:]
+	}
+	return page[:min(size, len(page))], nil
+}
+
 // placePrev finds the place before a timeline whose events are latest first.
 func (s *Server) placePrev(ctx context.Context, q timelineQuery, t *timeline, oldest *eventstore.Event) error {
 	switch {
@@ -114,9 +130,16 @@ func (s *Server) placePrev(ctx context.Context, q timelineQuery, t *timeline, ol
 	return err
 }
 
-// gaps gives the events of a room whose parents are missing.
-func (s *Server) gaps(ctx context.Context, room nid.Room) (map[nid.Event]bool, error) {
-	list, err := s.events.BackwardExtremities(ctx, room)
+func (s *Server) gaps(ctx context.Context, q timelineQuery) (map[nid.Event]bool, error) {
+	if q.piece != nil {
+		return q.piece.gaps, nil
+	}
+	return gapsOf(ctx, s.events, q.room)
+}
+
+// gapsOf gives the events of a room whose parents are missing.
+func gapsOf(ctx context.Context, r *eventstore.Reader, room nid.Room) (map[nid.Event]bool, error) {
+	list, err := r.BackwardExtremities(ctx, room)
 	if err != nil || len(list) == 0 {
 		return nil, err
 	}
@@ -151,7 +174,12 @@ func hiddenSender(ignored map[id.User]bool, e *eventstore.Event) bool {
 
 // writeEvents writes events, with what stands beside them, as a JSON array.
 func (s *Server) writeEvents(ctx context.Context, o *output, v clientevent.Viewer, fields fieldFilter, list []*eventstore.Event) error {
-	options, err := s.dress(ctx, v, list)
+	return s.writePiece(ctx, o, v, fields, list, nil)
+}
+
+// writePiece is writeEvents for events of a piece.
+func (s *Server) writePiece(ctx context.Context, o *output, v clientevent.Viewer, fields fieldFilter, list []*eventstore.Event, p *piece) error {
+	options, err := s.dressPiece(ctx, v, list, p)
 	if err != nil {
 		return err
 	}

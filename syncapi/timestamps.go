@@ -55,7 +55,7 @@ func (s *Server) GetEventByTimestamp(ctx context.Context, r *httpapi.Request) (a
 // that is not here cannot be found by its time.
 func (s *Server) fillHistory(ctx context.Context, v *roomView) error {
 	for range timestampRounds {
-		gaps, err := s.gaps(ctx, v.NID)
+		gaps, err := gapsOf(ctx, s.events, v.NID)
 		if err != nil || len(gaps) == 0 || s.cfg.Rooms == nil {
 			return err
 		}

@@ -212,3 +212,10 @@ func (r *Reader) MembershipChanges(ctx context.Context, user id.User, from, to i
 	})
 	return out, err
 }
+
+const joinedRoomsSQL = `SELECT room_nid FROM room_members WHERE user_nid = $1 AND membership = $2 ORDER BY room_nid`
+
+// JoinedRooms gives the rooms in which a user is joined, in ascending order.
+func (r *Reader) JoinedRooms(ctx context.Context, user nid.StateKey) ([]nid.Room, error) {
+	return numbers[nid.Room](ctx, r, joinedRoomsSQL, int64(user), int64(Join))
+}

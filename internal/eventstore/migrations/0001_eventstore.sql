@@ -110,6 +110,7 @@ CREATE TABLE membership_changes (
     prev_membership BIGINT NOT NULL,
     PRIMARY KEY (user_nid, stream_pos, room_nid)
 ) /*sqlite: WITHOUT ROWID */;
+CREATE INDEX membership_changes_pos ON membership_changes (stream_pos);
 
 -- Stripped state that came with an invite or a knock.
 CREATE TABLE invite_state (
