@@ -60,14 +60,17 @@ type follower struct {
 
 // derived is what is to be stored about a page of events.
 type derived struct {
-	relations     []relation
-	redacted      []nid.Event
-	notifications []notification
-	read          []readMark
+	relations  []relation
+	redacted   []*eventstore.Event
+	highlights []highlight
+	// read are the rows of unread counts that go, lowered what is taken from others, unread what is added then.
+	read    map[unreadKey]bool
+	lowered map[unreadKey]unreadCount
+	unread  map[unreadKey]unreadChange
 }
 
 func (d *derived) empty() bool {
-	return len(d.relations)+len(d.redacted)+len(d.notifications)+len(d.read) == 0
+	return len(d.relations)+len(d.redacted)+len(d.highlights)+len(d.read)+len(d.lowered)+len(d.unread) == 0
 }
 
 func newFollower(ctx context.Context, s *Server) (*follower, error) {
@@ -130,9 +133,18 @@ func (f *follower) run(ctx context.Context) {
 		case <-f.signal:
 		case <-poll.C:
 		case <-clean.C:
-			f.logged(ctx, f.s.deleteOldNotifications(ctx))
+			f.logged(ctx, f.clean(ctx))
 		case <-ctx.Done():
 			return
+		}
+	}
+}
+
+// clean removes what is too old.
+func (f *follower) clean(ctx context.Context) error {
+	for {
+		if more, err := f.s.deleteOldHighlights(ctx); err != nil || !more {
+			return err
 		}
 	}
 }
@@ -185,6 +197,9 @@ func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
 		if len(rows) == followPage {
 			end = rows[len(rows)-1].Pos
 		}
+		if err := f.s.tail.Reach(ctx, end); err != nil {
+			return f.pos, err
+		}
 		d, err := f.judge(ctx, rows, true)
 		if err != nil {
 			return f.pos, err
@@ -195,6 +210,7 @@ func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
 		}
 		switch err := f.store(ctx, d, followEvents, f.stored, end); {
 		case errors.Is(err, errMoved):
+			f.s.unread.clear()
 			if err := f.reload(ctx); err != nil {
 				return f.pos, err
 			}
@@ -247,16 +263,20 @@ func (f *follower) judge(ctx context.Context, rows []eventstore.StreamRow, live 
 	if err != nil {
 		return nil, err
 	}
+	here := make(map[nid.Event]bool, len(list))
+	for _, e := range list {
+		here[e.NID] = true
+	}
 	for _, e := range list {
 		if rel, ok := relationOf(e); ok {
 			d.relations = append(d.relations, rel)
 		}
 		if e.Redacts != "" {
-			if err := f.judgeRedaction(ctx, e, d); err != nil {
+			if err := f.judgeRedaction(ctx, e, d, live); err != nil {
 				return nil, err
 			}
 		}
-		if live {
+		if live && !here[e.RedactedBy] {
 			if err := f.notify(ctx, e, d); err != nil {
 				return nil, err
 			}
@@ -266,13 +286,18 @@ func (f *follower) judge(ctx context.Context, rows []eventstore.StreamRow, live 
 }
 
 // judgeRedaction drops what was derived from an event that is redacted now.
-func (f *follower) judgeRedaction(ctx context.Context, e *eventstore.Event, d *derived) error {
+func (f *follower) judgeRedaction(ctx context.Context, e *eventstore.Event, d *derived, live bool) error {
 	found, err := f.s.events.EventsByID(ctx, []id.Event{e.Redacts})
 	if err != nil {
 		return err
 	}
-	if target := found[e.Redacts]; target != nil && target.RedactedBy != 0 {
-		d.redacted = append(d.redacted, target.NID)
+	target := found[e.Redacts]
+	if target == nil || target.RedactedBy != e.NID {
+		return nil
+	}
+	d.redacted = append(d.redacted, target)
+	if live && target.StreamPos > 0 && target.StreamPos <= f.pos {
+		return f.uncount(ctx, target, d)
 	}
 	return nil
 }
@@ -294,10 +319,16 @@ func (f *follower) store(ctx context.Context, d *derived, name string, from, to 
 		if err := insertRelations(ctx, tx, d.relations); err != nil {
 			return err
 		}
-		if err := insertNotifications(ctx, tx, d.notifications); err != nil {
+		if err := insertHighlights(ctx, tx, d.highlights); err != nil {
 			return err
 		}
-		if err := markRead(ctx, tx, d.read...); err != nil {
+		if err := f.s.dropUnread(ctx, tx, d.read); err != nil {
+			return err
+		}
+		if err := f.s.lowerUnread(ctx, tx, d.lowered); err != nil {
+			return err
+		}
+		if err := f.s.addUnread(ctx, tx, d.unread); err != nil {
 			return err
 		}
 		return deleteDerived(ctx, tx, d.redacted)

@@ -5,10 +5,9 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"time"
-
-	"github.com/tidwall/gjson"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
@@ -20,43 +19,28 @@ import (
 )
 
 const (
-	insertNotificationSQL = `INSERT INTO notifications (user_nid, pos, room_nid, event_nid, highlight, unread, ts, thread, actions)
-		VALUES ($1, $2, $3, $4, $5, 1, $6, $7, $8) ON CONFLICT (user_nid, pos) DO NOTHING`
-	markReadSQL       = `UPDATE notifications SET unread = 0 WHERE user_nid = $1 AND room_nid = $2 AND unread = 1 AND pos <= $3`
-	markThreadReadSQL = markReadSQL + ` AND thread = $4`
-	relationOfSQL     = `SELECT target, rel_type FROM relations WHERE event_nid = $1 LIMIT 1`
-	deleteOldSQL      = `DELETE FROM notifications WHERE ts < $1 AND unread = 0`
-	unreadSQL         = `SELECT room_nid, thread, COUNT(*), SUM(highlight) FROM notifications
-		WHERE user_nid = $1 AND unread = 1 AND room_nid IN `
-	unreadTail = ` GROUP BY room_nid, thread`
+	insertHighlightSQL  = `INSERT INTO highlights (user_nid, pos, ts, event_nid) VALUES `
+	insertHighlightTail = ` ON CONFLICT DO NOTHING`
+	deleteHighlightSQL  = `DELETE FROM highlights WHERE pos = $1`
+	oldHighlightsSQL    = `SELECT pos, ts FROM highlights ORDER BY pos LIMIT $1`
+	deleteOldSQL        = `DELETE FROM highlights WHERE pos <= $1`
+	relationOfSQL       = `SELECT target, rel_type FROM relations WHERE event_nid = $1 LIMIT 1`
 )
 
 const (
-	// keepNotifications is for how long read notifications are kept for GET /notifications.
-	keepNotifications = 60 * 24 * time.Hour
+	// keepHighlights is for how long highlights are kept for GET /notifications.
+	keepHighlights = 60 * 24 * time.Hour
 	// maxCachedRules bounds the users whose compiled rules are kept.
 	maxCachedRules = 10_000
 	// threadSteps bounds the relations that are followed to find an event's thread.
 	threadSteps = 3
 )
 
-// notification is an event that a user's push rules notify of.
-type notification struct {
-	user      nid.StateKey
-	room      nid.Room
-	event     nid.Event
-	pos, ts   int64
-	highlight bool
-	thread    string
-	actions   string
-}
-
-// readMark says that a user has read a room, or a thread of it, up to a position.
-type readMark struct {
-	user   nid.StateKey
-	room   nid.Room
-	upTo   int64
-	thread string // empty: all threads
+// highlight is an event that a user is to notice most.
+type highlight struct {
+	user    nid.StateKey
+	event   nid.Event
+	pos, ts int64
 }
 
 // ruleCache keeps users' compiled rules until they change.
@@ -128,39 +112,28 @@ func (f *follower) rulesOf(ctx context.Context, user id.User) (*userRules, error
 //
 // spec: client-server §13.13.2 (Push server behaviour)
 func (f *follower) notify(ctx context.Context, e *eventstore.Event, d *derived) error {
-	members, err := f.s.events.LocalMembers(ctx, e.RoomNID)
+	room, err := f.s.residents.of(ctx, e.RoomNID)
 	if err != nil {
 		return err
 	}
+	members := room.members
 	if e.TypeNID == nid.TypeMember && e.Membership() == "invite" && f.s.isLocal(id.User(e.StateKey)) {
-		members = append(members, eventstore.Member{User: id.User(e.StateKey), UserNID: e.StateKeyNID, Event: e.NID})
+		members = append(slices.Clip(members), eventstore.Member{User: id.User(e.StateKey), UserNID: e.StateKeyNID, Event: e.NID})
 	}
 	if len(members) == 0 {
 		return nil
 	}
-	judged, err := f.s.judgedEvent(ctx, e)
-	if err != nil {
-		return err
-	}
-	thread := ""
-	names := &memberNames{s: f.s, ctx: ctx, members: members}
-	for i, m := range members {
+	judged, thread := f.s.judgedEvent(ctx, e), ""
+	for _, m := range members {
 		if m.User == e.Sender {
 			if thread, err = f.sent(ctx, e, m, d, thread); err != nil {
 				return err
 			}
 			continue
 		}
-		r, err := f.rulesOf(ctx, m.User)
+		o, err := f.outcome(ctx, judged, room, m)
 		if err != nil {
 			return err
-		}
-		if r == nil || r.ignored[e.Sender] {
-			continue
-		}
-		o := r.rules.Eval(judged.Event, pushrules.User{DisplayName: func() string { return names.of(i) }})
-		if judged.err != nil || names.err != nil {
-			return errors.Join(judged.err, names.err)
 		}
 		if !o.Notify {
 			continue
@@ -168,32 +141,86 @@ func (f *follower) notify(ctx context.Context, e *eventstore.Event, d *derived) 
 		if thread, err = f.thread(ctx, e, d, thread); err != nil {
 			return err
 		}
-		d.notifications = append(d.notifications, notification{user: m.UserNID, room: e.RoomNID, event: e.NID, pos: e.StreamPos,
-			ts: f.s.nowMS(), highlight: o.Highlight, thread: thread, actions: string(o.Actions)})
+		d.count(unreadKey{m.UserNID, e.RoomNID, thread}, e.StreamPos, o)
+		if o.Highlight {
+			d.highlights = append(d.highlights, highlight{user: m.UserNID, event: e.NID, pos: e.StreamPos, ts: f.s.nowMS()})
+		}
 	}
 	return nil
 }
 
-// sent marks as read what came before an event of the user's own.
+// outcome gives what a member's rules say about an event.
+func (f *follower) outcome(ctx context.Context, e *judgedEvent, room *residents, m eventstore.Member) (pushrules.Outcome, error) {
+	r, err := f.rulesOf(ctx, m.User)
+	if err != nil || r == nil || r.ignored[e.Sender] {
+		return pushrules.Outcome{}, err
+	}
+	var nameErr error
+	o := r.rules.Eval(e.Event, pushrules.User{DisplayName: func() string {
+		name, err := f.s.residents.name(ctx, room, m)
+		nameErr = errors.Join(nameErr, err)
+		return name
+	}})
+	return o, errors.Join(e.err, nameErr)
+}
+
+// judgeFor judges a stored event once more, for one user; an event that is redacted says nothing.
+func (f *follower) judgeFor(ctx context.Context, e *eventstore.Event, room *residents, m eventstore.Member) (thread string, o pushrules.Outcome, err error) {
+	if e.RedactedBy != 0 || m.User == e.Sender {
+		return "", o, nil
+	}
+	if o, err = f.outcome(ctx, f.s.judgedEvent(ctx, e), room, m); err != nil || !o.Notify {
+		return "", o, err
+	}
+	thread, err = f.thread(ctx, e, new(derived), "")
+	return thread, o, err
+}
+
+// count adds one event to what a user has not read.
+func (d *derived) count(k unreadKey, pos int64, o pushrules.Outcome) {
+	if d.unread == nil {
+		d.unread = make(map[unreadKey]unreadChange)
+	}
+	c, ok := d.unread[k]
+	if !ok {
+		c.from = pos
+	}
+	c.to = pos
+	c.add(o)
+	d.unread[k] = c
+}
+
+func (c *unreadCount) add(o pushrules.Outcome) {
+	if c.notify++; o.Highlight {
+		c.highlight++
+	}
+}
+
+// sent marks as read what came before an event of the user's own, in its thread.
 //
 // spec: client-server §13.13 (Marking notifications as read): "updates their read receipt (either by using
 // the API or by sending an event)"
 func (f *follower) sent(ctx context.Context, e *eventstore.Event, m eventstore.Member, d *derived, thread string) (string, error) {
-	some := false
-	for _, n := range d.notifications {
-		some = some || n.user == m.UserNID && n.room == e.RoomNID
+	have, err := f.s.readUnread(ctx, m.UserNID, []nid.Room{e.RoomNID})
+	if err != nil {
+		return thread, err
 	}
-	if !some {
-		have, err := f.s.readUnread(ctx, m.UserNID, []nid.Room{e.RoomNID})
-		if err != nil || len(have) == 0 {
-			return thread, err
+	stored := have[e.RoomNID]
+	if len(stored) == 0 && len(d.unread) == 0 {
+		return thread, nil
+	}
+	if thread, err = f.thread(ctx, e, d, thread); err != nil {
+		return thread, err
+	}
+	k := unreadKey{m.UserNID, e.RoomNID, thread}
+	delete(d.unread, k)
+	if _, ok := stored[thread]; ok {
+		if d.read == nil {
+			d.read = make(map[unreadKey]bool)
 		}
+		d.read[k] = true
 	}
-	thread, err := f.thread(ctx, e, d, thread)
-	if err == nil {
-		d.read = append(d.read, readMark{user: m.UserNID, room: e.RoomNID, upTo: e.StreamPos, thread: thread})
-	}
-	return thread, err
+	return thread, nil
 }
 
 // judgedEvent is an event with what rules may ask about its room.
@@ -202,63 +229,89 @@ type judgedEvent struct {
 	err error
 }
 
-func (s *Server) judgedEvent(ctx context.Context, e *eventstore.Event) (*judgedEvent, error) {
-	room, err := s.events.RoomByNID(ctx, e.RoomNID)
-	if err != nil {
-		return nil, err
-	}
+func (s *Server) judgedEvent(ctx context.Context, e *eventstore.Event) *judgedEvent {
 	j := &judgedEvent{}
+	var room *eventstore.Room // read when a rule asks
+	load := func() bool {
+		if room == nil && j.err == nil {
+			room, j.err = s.events.RoomByNID(ctx, e.RoomNID)
+		}
+		return j.err == nil
+	}
 	var levels *eventauth.PowerLevels
 	j.Event = &pushrules.Event{Room: e.RoomID, Sender: e.Sender, JSON: e.JSON(),
-		Members: func() int64 { return room.Joined },
-		MayNotify: func(key string) bool {
-			if levels == nil {
-				found, err := s.events.CurrentState(room).GetMany(ctx, []eventauth.Key{{Type: "m.room.create"}, {Type: "m.room.power_levels"}})
-				if err != nil {
-					j.err = err
-					return false
-				}
-				create := found[eventauth.Key{Type: "m.room.create"}]
-				if create == nil {
-					return false
-				}
-				if pl := found[eventauth.Key{Type: "m.room.power_levels"}]; pl != nil {
-					levels = eventauth.PowerLevelsOf(create.Event, pl.Event)
-				} else {
-					levels = eventauth.PowerLevelsOf(create.Event, nil)
-				}
+		Members: func() int64 {
+			if !load() {
+				return 0
 			}
-			return levels.User(e.Sender) >= levels.Notification(key)
+			return room.Joined
+		},
+		MayNotify: func(key string) bool {
+			if levels == nil && load() {
+				levels, j.err = s.powerLevels(ctx, room)
+			}
+			return levels != nil && levels.User(e.Sender) >= levels.Notification(key)
 		}}
-	return j, nil
+	return j
 }
 
-// memberNames gives display names, read for all members once one is asked for.
-type memberNames struct {
-	s       *Server
-	ctx     context.Context //nolint:containedctx // lives as long as the call of notify
-	members []eventstore.Member
-	names   []string
-	err     error
+// powerLevels gives the power levels of a room, nil where there is no room.
+func (s *Server) powerLevels(ctx context.Context, room *eventstore.Room) (*eventauth.PowerLevels, error) {
+	create, levels := eventauth.Key{Type: "m.room.create"}, eventauth.Key{Type: "m.room.power_levels"}
+	found, err := s.events.CurrentState(room).GetMany(ctx, []eventauth.Key{create, levels})
+	if err != nil || found[create] == nil {
+		return nil, err
+	}
+	if pl := found[levels]; pl != nil {
+		return eventauth.PowerLevelsOf(found[create].Event, pl.Event), nil
+	}
+	return eventauth.PowerLevelsOf(found[create].Event, nil), nil
 }
 
-func (n *memberNames) of(i int) string {
-	if n.names == nil {
-		numbers := make([]nid.Event, len(n.members))
-		for i, m := range n.members {
-			numbers[i] = m.Event
+// uncount takes an event that was counted, and is redacted now, from what users have not read.
+func (f *follower) uncount(ctx context.Context, e *eventstore.Event, d *derived) error {
+	room, err := f.s.residents.of(ctx, e.RoomNID)
+	if err != nil {
+		return err
+	}
+	users := make([]nid.StateKey, len(room.members))
+	for i, m := range room.members {
+		users[i] = m.UserNID
+	}
+	holders, err := f.s.unreadHolders(ctx, e.RoomNID, e.StreamPos, users)
+	if err != nil || len(holders) == 0 {
+		return err
+	}
+	whole, err := f.s.events.Unredacted(ctx, []nid.Event{e.NID})
+	if err != nil {
+		return err
+	}
+	was := *e
+	was.Event = whole[0]
+	judged := f.s.judgedEvent(ctx, &was)
+	thread, err := f.thread(ctx, &was, d, "")
+	if err != nil {
+		return err
+	}
+	for _, m := range room.members {
+		if !holders[m.UserNID][thread] {
+			continue
 		}
-		list, err := n.s.events.Events(n.ctx, numbers)
+		o, err := f.outcome(ctx, judged, room, m)
 		if err != nil {
-			n.err = err
-			return ""
+			return err
 		}
-		n.names = make([]string, len(list))
-		for i, e := range list {
-			n.names[i] = gjson.GetBytes(e.Content(), "displayname").Str
+		if o.Notify {
+			if d.lowered == nil {
+				d.lowered = make(map[unreadKey]unreadCount)
+			}
+			k := unreadKey{m.UserNID, e.RoomNID, thread}
+			c := d.lowered[k]
+			c.add(o)
+			d.lowered[k] = c
 		}
 	}
-	return n.names[i]
+	return nil
 }
 
 // thread gives the thread that an event belongs to: directly, or by what it relates to.
@@ -305,105 +358,42 @@ func (s *Server) storedRelation(ctx context.Context, event nid.Event) (relation,
 	return r, true, nil
 }
 
-func insertNotifications(ctx context.Context, tx *sqldb.Tx, list []notification) error {
-	for _, n := range list {
-		highlight := int64(0)
-		if n.highlight {
-			highlight = 1
-		}
-		_, err := tx.Exec(ctx, insertNotificationSQL, int64(n.user), n.pos, int64(n.room), int64(n.event), highlight, n.ts, n.thread, n.actions)
-		if err != nil {
-			return fmt.Errorf("storing a notification: %w", err)
-		}
+func insertHighlights(ctx context.Context, tx *sqldb.Tx, list []highlight) error {
+	rows := make([][]any, len(list))
+	for i, h := range list {
+		rows[i] = []any{int64(h.user), h.pos, h.ts, int64(h.event)}
+	}
+	if err := sqldb.Insert(ctx, tx, insertHighlightSQL, rows, insertHighlightTail); err != nil {
+		return fmt.Errorf("storing highlights: %w", err)
 	}
 	return nil
 }
 
-// markRead marks notifications as read.
-func markRead(ctx context.Context, tx *sqldb.Tx, marks ...readMark) error {
-	for _, m := range marks {
-		q, args := markReadSQL, []any{int64(m.user), int64(m.room), m.upTo}
-		if m.thread != "" {
-			q, args = markThreadReadSQL, append(args, m.thread)
-		}
-		if _, err := tx.Exec(ctx, q, args...); err != nil {
-			return fmt.Errorf("marking notifications as read: %w", err)
-		}
+// deleteOldHighlights removes a page of highlights that are too old, and reports whether there may be more.
+func (s *Server) deleteOldHighlights(ctx context.Context) (more bool, err error) {
+	const page = 500
+	before := s.now().Add(-keepHighlights).UnixMilli()
+	upTo, n := int64(0), 0
+	rows, err := s.db.Query(ctx, oldHighlightsSQL, page)
+	if err != nil {
+		return false, fmt.Errorf("looking for old highlights: %w", err)
 	}
-	return nil
-}
-
-func (s *Server) deleteOldNotifications(ctx context.Context) error {
-	if _, err := s.db.Exec(ctx, deleteOldSQL, s.now().Add(-keepNotifications).UnixMilli()); err != nil {
-		return fmt.Errorf("removing old notifications: %w", err)
-	}
-	return nil
-}
-
-// unreadCounts are a room's unread notifications, by thread.
-type unreadCounts map[string]unreadCount
-
-type unreadCount struct{ notify, highlight int64 }
-
-// readUnread counts unread notifications in rooms.
-func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.Room) (map[nid.Room]unreadCounts, error) {
-	out := make(map[nid.Room]unreadCounts)
-	err := sqldb.Chunk(rooms, func(part []nid.Room) error {
-		list := make([]int64, len(part))
-		for i, n := range part {
-			list[i] = int64(n)
+	defer rows.Close()
+	for rows.Next() {
+		var pos, ts int64
+		if err := rows.Scan(&pos, &ts); err != nil {
+			return false, fmt.Errorf("looking for old highlights: %w", err)
 		}
-		in, args := sqldb.InArgs([]any{int64(user)}, list)
-		rows, err := s.db.Query(ctx, unreadSQL+in+unreadTail, args...)
-		if err != nil {
-			return fmt.Errorf("counting notifications: %w", err)
+		if ts >= before {
+			break
 		}
-		defer rows.Close()
-		for rows.Next() {
-			var room nid.Room
-			var thread string
-			var c unreadCount
-			if err := rows.Scan(&room, &thread, &c.notify, &c.highlight); err != nil {
-				return fmt.Errorf("counting notifications: %w", err)
-			}
-			if out[room] == nil {
-				out[room] = make(unreadCounts)
-			}
-			out[room][thread] = c
-		}
-		return rows.Err()
-	})
-	return out, err
-}
-
-// write writes the counts of a room.
-//
-// spec: client-server §6.4 (unread_notifications, unread_thread_notifications)
-func (u unreadCounts) write(b *object, threads bool) {
-	var main unreadCount
-	var named []string
-	for _, thread := range sortedKeys(u) {
-		if threads && thread != threadMain {
-			named = append(named, thread)
-			continue
-		}
-		main.notify += u[thread].notify
-		main.highlight += u[thread].highlight
+		upTo, n = pos, n+1
 	}
-	main.write(b, "unread_notifications")
-	if len(named) == 0 {
-		return
+	if err := errors.Join(rows.Err(), rows.Close()); err != nil || n == 0 {
+		return false, err
 	}
-	in := b.key("unread_thread_notifications").open()
-	for _, thread := range named {
-		u[thread].write(in, thread)
+	if _, err := s.db.Exec(ctx, deleteOldSQL, upTo); err != nil {
+		return false, fmt.Errorf("removing old highlights: %w", err)
 	}
-	in.close()
-}
-
-func (c unreadCount) write(b *object, name string) {
-	in := b.key(name).open()
-	in.key("highlight_count").int(c.highlight)
-	in.key("notification_count").int(c.notify)
-	in.close()
+	return n == page, nil
 }

@@ -451,7 +451,7 @@ func (c *chooser) complete(ctx context.Context) error {
 	return err
 }
 
-const notifiedSQL = `SELECT DISTINCT room_nid FROM notifications WHERE user_nid = $1 AND pos > $2 AND pos <= $3`
+const notifiedSQL = `SELECT DISTINCT room_nid FROM unread WHERE user_nid = $1 AND pos > $2`
 
 // notified adds rooms whose notifications were not known yet when their events were shown,
 // because the follower was behind.
@@ -460,7 +460,7 @@ func (c *chooser) notified(ctx context.Context) error {
 	if c.q.initial || since.Notified >= since.Events || to.Notified <= since.Notified || c.rooms == nil || len(c.rooms.rooms) == 0 {
 		return nil
 	}
-	rows, err := c.s.db.Query(ctx, notifiedSQL, int64(c.p.me), since.Notified, to.Notified)
+	rows, err := c.s.db.Query(ctx, notifiedSQL, int64(c.p.me), since.Notified)
 	if err != nil {
 		return fmt.Errorf("listing rooms with notifications: %w", err)
 	}

@@ -39,6 +39,8 @@ const (
 	threadMain = "main"
 	// maxReceiptEDU bounds the receipts of one EDU.
 	maxReceiptEDU = 1000
+	// receiptAttempts is how often a receipt is stored anew because new messages came meanwhile.
+	receiptAttempts = 5
 )
 
 // receipt says up to where a user has read.
@@ -131,6 +133,22 @@ func receiptContent(list []receipt, ignored map[id.User]bool) []byte {
 // setReceipt stores a receipt, unless the user has one further on. eventPos is the event's stream
 // position, 0 where it is not here. It reports whether it is news.
 func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receipt, eventPos int64) (news bool, err error) {
+	for range receiptAttempts {
+		var effect *readEffect
+		if s.isLocal(r.user) {
+			if effect, err = s.readEffect(ctx, room.NID, r, eventPos); err != nil {
+				return false, err
+			}
+		}
+		if news, err = s.storeReceipt(ctx, room, r, eventPos, effect); !errors.Is(err, errMoved) {
+			break
+		}
+	}
+	return news, err
+}
+
+// storeReceipt is one attempt of setReceipt. errMoved says that the unread counts went on meanwhile.
+func (s *Server) storeReceipt(ctx context.Context, room *eventstore.Room, r receipt, eventPos int64, effect *readEffect) (news bool, err error) {
 	err = s.receipts.Update(ctx, func(tx *sqldb.Tx) error {
 		news = false
 		private := int64(0)
@@ -153,10 +171,8 @@ func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receip
 		if err != nil {
 			return fmt.Errorf("storing a receipt: %w", err)
 		}
-		if s.isLocal(r.user) {
-			if err := s.readUpTo(ctx, tx, room, r, eventPos); err != nil {
-				return err
-			}
+		if err := effect.store(ctx, tx, s); err != nil {
+			return err
 		}
 		news = true
 		u := bus.Update{Stream: stream.Receipts, Pos: pos, Users: []string{string(r.user)}}
@@ -167,15 +183,6 @@ func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receip
 		return nil
 	})
 	return news, err
-}
-
-// readUpTo marks the notifications that a receipt covers as read.
-func (s *Server) readUpTo(ctx context.Context, tx *sqldb.Tx, room *eventstore.Room, r receipt, eventPos int64) error {
-	user, err := s.events.UserNID(ctx, r.user)
-	if err != nil || user == 0 {
-		return err
-	}
-	return markRead(ctx, tx, readMark{user: user, room: room.NID, upTo: eventPos, thread: r.thread})
 }
 
 // PostReceipt is POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.

@@ -23,8 +23,7 @@ const (
 	deleteThreadSQL = `DELETE FROM threads WHERE room_nid = $1 AND root = $2`
 	lastReplySQL    = `SELECT depth, stream_pos FROM relations WHERE target = $1 AND rel_type = 'm.thread' AND room_nid = $2
 		ORDER BY depth DESC, stream_pos DESC LIMIT 1`
-	deleteRelationSQL     = `DELETE FROM relations WHERE event_nid = $1`
-	deleteNotificationSQL = `DELETE FROM notifications WHERE event_nid = $1`
+	deleteRelationSQL = `DELETE FROM relations WHERE event_nid = $1`
 )
 
 const (
@@ -89,16 +88,17 @@ func insertRelations(ctx context.Context, tx *sqldb.Tx, list []relation) error {
 }
 
 // deleteDerived drops what was derived from events that are redacted.
-func deleteDerived(ctx context.Context, tx *sqldb.Tx, events []nid.Event) error {
+func deleteDerived(ctx context.Context, tx *sqldb.Tx, events []*eventstore.Event) error {
 	for _, e := range events {
-		room, root, err := threadOf(ctx, tx, e)
+		room, root, err := threadOf(ctx, tx, e.NID)
 		if err != nil {
 			return err
 		}
-		for _, q := range []string{deleteRelationSQL, deleteNotificationSQL} {
-			if _, err := tx.Exec(ctx, q, int64(e)); err != nil {
-				return fmt.Errorf("dropping what followed from a redacted event: %w", err)
-			}
+		if _, err := tx.Exec(ctx, deleteRelationSQL, int64(e.NID)); err != nil {
+			return fmt.Errorf("dropping what followed from a redacted event: %w", err)
+		}
+		if _, err := tx.Exec(ctx, deleteHighlightSQL, e.StreamPos); err != nil {
+			return fmt.Errorf("dropping what followed from a redacted event: %w", err)
 		}
 		if root == "" {
 			continue

@@ -56,10 +56,12 @@ type Server struct {
 	sent     *sentMembers
 	follower *follower
 	// What /sync of one user shares with those of others.
-	latest *positions
-	tail   *eventstore.Tail
-	joined *joinedRooms
-	pieces *pieces
+	latest    *positions
+	tail      *eventstore.Tail
+	joined    *joinedRooms
+	pieces    *pieces
+	residents *residentLists
+	unread    *unreadCache
 }
 
 var _ api.Sync = (*Server)(nil)
@@ -83,6 +85,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if s.pieces, err = newPieces(s); err != nil {
+		return nil, err
+	}
+	if s.residents, err = newResidentLists(s); err != nil {
+		return nil, err
+	}
+	if s.unread, err = newUnreadCache(s.now); err != nil {
 		return nil, err
 	}
 	if s.follower, err = newFollower(ctx, s); err != nil {

@@ -10,9 +10,9 @@ import (
 )
 
 const (
-	tailEventsSQL = `SELECT stream_pos, event_nid, room_nid FROM events WHERE stream_pos > $1 AND stream_pos <= $2 AND (flags & $3) = 0
+	tailEventsSQL = `SELECT stream_pos, event_nid, room_nid, type_nid FROM events WHERE stream_pos > $1 AND stream_pos <= $2 AND (flags & $3) = 0
 		ORDER BY stream_pos`
-	tailMovesSQL = `SELECT stream_pos, user_nid FROM membership_changes WHERE stream_pos > $1 AND stream_pos <= $2 ORDER BY stream_pos`
+	tailMovesSQL = `SELECT stream_pos, user_nid, room_nid FROM membership_changes WHERE stream_pos > $1 AND stream_pos <= $2 ORDER BY stream_pos`
 )
 
 // TailLen is how many positions of the event stream a Tail keeps.
@@ -40,12 +40,14 @@ type TailEvent struct {
 	Pos   int64
 	Event nid.Event
 	Room  nid.Room
+	Type  nid.Type
 }
 
 // tailMove says that the membership of a local user changed.
 type tailMove struct {
 	pos  int64
 	user nid.StateKey
+	room nid.Room
 }
 
 // Span is what a room has in a stretch of the stream: its visible events, in order.
@@ -101,7 +103,7 @@ func (t *Tail) covers(to int64) bool {
 func (t *Tail) load(ctx context.Context, from, to int64) (events []TailEvent, moves []tailMove, err error) {
 	err = t.r.rows(ctx, tailEventsSQL, []any{from, to, hidden}, func(row func(...any) error) error {
 		var e TailEvent
-		err := row(&e.Pos, &e.Event, &e.Room)
+		err := row(&e.Pos, &e.Event, &e.Room, &e.Type)
 		events = append(events, e)
 		return err
 	})
@@ -110,7 +112,7 @@ func (t *Tail) load(ctx context.Context, from, to int64) (events []TailEvent, mo
 	}
 	err = t.r.rows(ctx, tailMovesSQL, []any{from, to}, func(row func(...any) error) error {
 		var m tailMove
-		err := row(&m.pos, &m.user)
+		err := row(&m.pos, &m.user, &m.room)
 		moves = append(moves, m)
 		return err
 	})
@@ -172,6 +174,44 @@ func (t *Tail) Moved(user nid.StateKey, from, to int64) (moved, ok bool) {
 			break
 		}
 		if m.user == user {
+			return true, true
+		}
+	}
+	return false, true
+}
+
+// End gives the position up to which the tail reaches; -1 where nothing was loaded yet.
+func (t *Tail) End() int64 {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.low < 0 {
+		return -1
+	}
+	return t.high
+}
+
+// MembersChanged tells whether a room has member events, or its local members changed, at the positions from < pos ≤ to.
+// It reports false in ok when the tail does not reach that far back.
+func (t *Tail) MembersChanged(room nid.Room, from, to int64) (changed, ok bool) {
+	t.mu.RLock()
+	defer t.mu.RUnlock()
+	if t.low < 0 || from < t.low || to > t.high {
+		return false, false
+	}
+	for _, e := range t.events[after(t.events, from):] {
+		if e.Pos > to {
+			break
+		}
+		if e.Room == room && e.Type == nid.TypeMember {
+			return true, true
+		}
+	}
+	i := sort.Search(len(t.moves), func(i int) bool { return t.moves[i].pos > from })
+	for _, m := range t.moves[i:] {
+		if m.pos > to {
+			break
+		}
+		if m.room == room {
 			return true, true
 		}
 	}

@@ -50,23 +50,28 @@ CREATE TABLE threads (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX threads_order ON threads (room_nid, reply_depth, reply_pos);
 
--- What push rules notify a local user of. pos is the event's stream position; thread is
--- the thread's root, or 'main'.
-CREATE TABLE notifications (
+-- How many events push rules notify a local user of that are not read, by thread (its root, or 'main'): those at
+-- the positions read_pos < position ≤ pos of the event stream. No row: all is read.
+CREATE TABLE unread (
+    user_nid  BIGINT NOT NULL,
+    room_nid  BIGINT NOT NULL,
+    read_pos  BIGINT NOT NULL,
+    pos       BIGINT NOT NULL,
+    notify    BIGINT NOT NULL,
+    highlight BIGINT NOT NULL,
+    thread    TEXT NOT NULL,
+    PRIMARY KEY (user_nid, room_nid, thread)
+) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 50) */;
+
+-- The events that mention a local user, or are to be noticed for another reason. pos is the event's stream position.
+CREATE TABLE highlights (
     user_nid  BIGINT NOT NULL,
     pos       BIGINT NOT NULL,
-    room_nid  BIGINT NOT NULL,
-    event_nid BIGINT NOT NULL,
-    highlight BIGINT NOT NULL,
-    unread    BIGINT NOT NULL,
     ts        BIGINT NOT NULL,
-    thread    TEXT NOT NULL,
-    actions   TEXT NOT NULL,
+    event_nid BIGINT NOT NULL,
     PRIMARY KEY (user_nid, pos)
 ) /*sqlite: WITHOUT ROWID */;
-CREATE INDEX notifications_unread ON notifications (user_nid, room_nid) WHERE unread = 1;
-CREATE INDEX notifications_age ON notifications (ts);
-CREATE INDEX notifications_event ON notifications (event_nid);
+CREATE INDEX highlights_pos ON highlights (pos);
 
 -- How far each follower has read its log.
 CREATE TABLE sync_followers (

@@ -56,7 +56,7 @@ func (w *Writer) InsertEvents(ctx context.Context, tx *sqldb.Tx, rows []Row) err
 			eventstore.EncodeEventID(e.ID), state, nid.EncodeSet(e.AuthNIDs), r.json,
 		}
 	}
-	if err := insert(ctx, tx, insertEventSQL, values, ""); err != nil {
+	if err := sqldb.Insert(ctx, tx, insertEventSQL, values, ""); err != nil {
 		return fmt.Errorf("eventstore: storing %d events: %w", len(rows), err)
 	}
 	return nil
@@ -133,7 +133,7 @@ func (w *Writer) InsertNodes(ctx context.Context, tx *sqldb.Tx, batch *statetree
 		node, _ := batch.Get(h)
 		rows = append(rows, []any{h[:], epoch, node})
 	}
-	if err := insert(ctx, tx, insertNodeSQL, rows, insertNodeTail); err != nil {
+	if err := sqldb.Insert(ctx, tx, insertNodeSQL, rows, insertNodeTail); err != nil {
 		return fmt.Errorf("eventstore: storing %d state nodes: %w", len(rows), err)
 	}
 	return nil
@@ -157,7 +157,7 @@ func (w *Writer) AddBackward(ctx context.Context, tx *sqldb.Tx, room nid.Room, l
 	for i, b := range list {
 		rows[i] = []any{int64(room), int64(b.Event), eventstore.EncodeEventID(b.Missing)}
 	}
-	if err := insert(ctx, tx, insertBackwardSQL, rows, insertBackwardTail); err != nil {
+	if err := sqldb.Insert(ctx, tx, insertBackwardSQL, rows, insertBackwardTail); err != nil {
 		return fmt.Errorf("eventstore: backward extremities: %w", err)
 	}
 	return nil

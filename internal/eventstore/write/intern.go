@@ -88,5 +88,5 @@ func store(ctx context.Context, tx *sqldb.Tx, kind, head, tail string, list []st
 	for i, s := range list {
 		rows[i] = []any{first + int64(i), []byte(s)}
 	}
-	return insert(ctx, tx, head, rows, tail)
+	return sqldb.Insert(ctx, tx, head, rows, tail)
 }

@@ -87,9 +87,9 @@ func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, ch
 		}
 	}
 	steps := []func() error{
-		func() error { return insert(ctx, tx, insertMemberSQL, set, insertMemberTail) },
+		func() error { return sqldb.Insert(ctx, tx, insertMemberSQL, set, insertMemberTail) },
 		func() error { return execIn(ctx, tx, deleteMemberSQL, []any{int64(room)}, gone) },
-		func() error { return insert(ctx, tx, insertChangeSQL, history, insertChangeTail) },
+		func() error { return sqldb.Insert(ctx, tx, insertChangeSQL, history, insertChangeTail) },
 		func() error { return countServers(ctx, tx, room, servers) },
 		func() error {
 			if joined == 0 && invited == 0 {

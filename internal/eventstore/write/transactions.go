@@ -75,7 +75,7 @@ func (w *Writer) Stage(ctx context.Context, tx *sqldb.Tx, events []eventstore.St
 	for i, e := range events {
 		rows[i] = []any{first + int64(i), int64(e.Room), e.Received, string(e.Origin), eventstore.EncodeEventID(e.EventID), w.codec.Encode(e.JSON)}
 	}
-	if err := insert(ctx, tx, stageSQL, rows, stageTail); err != nil {
+	if err := sqldb.Insert(ctx, tx, stageSQL, rows, stageTail); err != nil {
 		return fmt.Errorf("eventstore: staging %d events: %w", len(events), err)
 	}
 	return nil

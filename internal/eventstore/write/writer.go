@@ -89,30 +89,6 @@ func (w *Writer) BackfillPositions(ctx context.Context, tx *sqldb.Tx, n int) (lo
 	return -(first + int64(n) - 1), err
 }
 
-// insert runs "INSERT … VALUES …" for any number of rows. The rows are cut into pieces
-// of few different lengths, so that few statements are prepared.
-func insert(ctx context.Context, tx *sqldb.Tx, head string, rows [][]any, tail string) error {
-	for len(rows) > 0 {
-		n := 1
-		for _, size := range []int{64, 8} {
-			if len(rows) >= size {
-				n = size
-				break
-			}
-		}
-		cols := len(rows[0])
-		args := make([]any, 0, n*cols)
-		for _, row := range rows[:n] {
-			args = append(args, row...)
-		}
-		if _, err := tx.Exec(ctx, head+sqldb.Values(n, cols, 1)+tail, args...); err != nil {
-			return err
-		}
-		rows = rows[n:]
-	}
-	return nil
-}
-
 // execIn runs a statement that ends in a list, for every chunk of the list.
 func execIn(ctx context.Context, tx *sqldb.Tx, q string, args []any, list []any) error {
 	return sqldb.Chunk(list, func(part []any) error {

@@ -1,0 +1,301 @@
+package syncapi
+
+import (
+	"context"
+	"fmt"
+	"maps"
+	"sync/atomic"
+	"time"
+
+	"github.com/maypok86/otter/v2"
+
+	"weft/internal/nid"
+	"weft/internal/sqldb"
+)
+
+const (
+	upsertUnreadSQL  = `INSERT INTO unread (user_nid, room_nid, read_pos, pos, notify, highlight, thread) VALUES `
+	upsertUnreadTail = ` ON CONFLICT (user_nid, room_nid, thread) DO UPDATE SET pos = excluded.pos,
+		notify = unread.notify + excluded.notify, highlight = unread.highlight + excluded.highlight
+		RETURNING user_nid, room_nid, thread, notify, highlight`
+	unreadSQL       = `SELECT room_nid, thread, notify, highlight FROM unread WHERE user_nid = $1 AND room_nid IN `
+	unreadRowsSQL   = `SELECT thread, read_pos, pos FROM unread WHERE user_nid = $1 AND room_nid = $2`
+	deleteUnreadSQL = `DELETE FROM unread WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
+	lowerUnreadSQL  = `UPDATE unread SET notify = notify - $4, highlight = highlight - $5
+		WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND notify >= $4 AND highlight >= $5`
+	unreadHoldersSQL = `SELECT user_nid, thread FROM unread WHERE room_nid = $1 AND read_pos < $2 AND pos >= $2 AND user_nid IN `
+)
+
+const (
+	// unreadBytes bounds the memory of cached counts; unreadTTL for how long a node believes them when the message about
+	// a change on another node was lost; maxUnreadCached the rooms of one request that are cached.
+	unreadBytes     = 8 << 20
+	unreadTTL       = time.Minute
+	maxUnreadCached = 64
+)
+
+// unreadKey names a row of the table unread: what a user has not read of a thread.
+type unreadKey struct {
+	user   nid.StateKey
+	room   nid.Room
+	thread string
+}
+
+// unreadChange is what a page of events adds to a row; from and to are the positions of the first and
+// the last event that counts.
+type unreadChange struct {
+	unreadCount
+	from, to int64
+}
+
+// unreadCounts are a room's unread notifications, by thread.
+type unreadCounts map[string]unreadCount
+
+type unreadCount struct{ notify, highlight int64 }
+
+// unreadPlace is a user's place in a room.
+type unreadPlace struct {
+	user nid.StateKey
+	room nid.Room
+}
+
+// cachedUnread is an entry: counts, or the mark of somebody who is reading them.
+type cachedUnread struct {
+	counts unreadCounts
+	mark   uint64 // not 0: being read
+	epoch  uint64
+	until  time.Time
+}
+
+// unreadCache keeps counts that are told again and again. Who changes a row here changes the entry after the
+// commit; what other nodes do makes it forget (forget, clear).
+type unreadCache struct {
+	now   func() time.Time
+	cache *otter.Cache[unreadPlace, cachedUnread]
+	marks atomic.Uint64
+	// epochs tells which entries of users are old, a few users sharing a place.
+	epochs [1024]atomic.Uint64
+}
+
+func newUnreadCache(now func() time.Time) (*unreadCache, error) {
+	cache, err := otter.New(&otter.Options[unreadPlace, cachedUnread]{
+		MaximumWeight: unreadBytes,
+		Weigher:       func(_ unreadPlace, e cachedUnread) uint32 { return uint32(200 + 100*len(e.counts)) },
+	})
+	if err != nil {
+		return nil, fmt.Errorf("cache of unread counts: %w", err)
+	}
+	return &unreadCache{now: now, cache: cache}, nil
+}
+
+func (c *unreadCache) epoch(user nid.StateKey) *atomic.Uint64 {
+	return &c.epochs[uint64(user)%uint64(len(c.epochs))]
+}
+
+// forget drops the entries of a user.
+func (c *unreadCache) forget(user nid.StateKey) { c.epoch(user).Add(1) }
+
+// clear drops all entries.
+func (c *unreadCache) clear() { c.cache.InvalidateAll() }
+
+// get gives counts that are there.
+func (c *unreadCache) get(p unreadPlace) (unreadCounts, bool) {
+	e, ok := c.cache.GetIfPresent(p)
+	if !ok || e.mark != 0 || e.epoch != c.epoch(p.user).Load() || c.now().After(e.until) {
+		return nil, false
+	}
+	return e.counts, true
+}
+
+// begin announces that counts are being read; finish puts them in, unless something changed in between.
+func (c *unreadCache) begin(p unreadPlace) cachedUnread {
+	e := cachedUnread{mark: c.marks.Add(1), epoch: c.epoch(p.user).Load(), until: c.now().Add(unreadTTL)}
+	c.cache.Set(p, e)
+	return e
+}
+
+func (c *unreadCache) finish(p unreadPlace, begun cachedUnread, counts unreadCounts) {
+	c.cache.ComputeIfPresent(p, func(now cachedUnread) (cachedUnread, otter.ComputeOp) {
+		if now.mark != begun.mark {
+			return now, otter.CancelOp
+		}
+		begun.mark, begun.counts = 0, counts
+		return begun, otter.WriteOp
+	})
+}
+
+// change sets the count of one thread in an entry that is there; the zero count drops it. epoch is the user's from
+// before the change was written: an entry of another one may be newer than the change.
+func (c *unreadCache) change(k unreadKey, now unreadCount, epoch uint64) {
+	c.cache.ComputeIfPresent(unreadPlace{k.user, k.room}, func(e cachedUnread) (cachedUnread, otter.ComputeOp) {
+		if e.mark != 0 || e.epoch != epoch {
+			return e, otter.InvalidateOp
+		}
+		e.counts = maps.Clone(e.counts) // readers hold the old one
+		if e.counts == nil {
+			e.counts = make(unreadCounts)
+		}
+		if e.counts[k.thread] = now; now == (unreadCount{}) {
+			delete(e.counts, k.thread)
+		}
+		return e, otter.WriteOp
+	})
+}
+
+// readUnread gives what a user has not read in rooms.
+func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.Room) (map[nid.Room]unreadCounts, error) {
+	out := make(map[nid.Room]unreadCounts, len(rooms))
+	var rest []int64
+	begun := make(map[nid.Room]cachedUnread)
+	for _, n := range rooms {
+		if counts, ok := s.unread.get(unreadPlace{user, n}); ok {
+			out[n] = counts
+			continue
+		}
+		rest = append(rest, int64(n))
+		if len(rooms) <= maxUnreadCached {
+			begun[n] = s.unread.begin(unreadPlace{user, n})
+		}
+	}
+	err := sqldb.Chunk(rest, func(part []int64) error {
+		in, args := sqldb.InArgs([]any{int64(user)}, part)
+		rows, err := s.db.Query(ctx, unreadSQL+in, args...)
+		if err != nil {
+			return fmt.Errorf("reading unread counts: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var room nid.Room
+			var thread string
+			var c unreadCount
+			if err := rows.Scan(&room, &thread, &c.notify, &c.highlight); err != nil {
+				return fmt.Errorf("reading unread counts: %w", err)
+			}
+			if out[room] == nil {
+				out[room] = make(unreadCounts)
+			}
+			out[room][thread] = c
+		}
+		return rows.Err()
+	})
+	if err != nil {
+		return nil, err
+	}
+	for n, e := range begun {
+		s.unread.finish(unreadPlace{user, n}, e, out[n])
+	}
+	return out, nil
+}
+
+// addUnread adds to counts.
+func (s *Server) addUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadChange) error {
+	rows := make([][]any, 0, len(changes))
+	epochs := make(map[nid.StateKey]uint64)
+	for k, c := range changes {
+		epochs[k.user] = s.unread.epoch(k.user).Load()
+		rows = append(rows, []any{int64(k.user), int64(k.room), c.from - 1, c.to, c.notify, c.highlight, k.thread})
+	}
+	now := make(map[unreadKey]unreadCount, len(changes))
+	err := sqldb.InsertReturning(ctx, tx, upsertUnreadSQL, rows, upsertUnreadTail, func(scan func(...any) error) error {
+		var k unreadKey
+		var c unreadCount
+		err := scan(&k.user, &k.room, &k.thread, &c.notify, &c.highlight)
+		now[k] = c
+		return err
+	})
+	if err != nil {
+		return fmt.Errorf("counting notifications: %w", err)
+	}
+	tx.OnCommit(func() {
+		for k, c := range now {
+			s.unread.change(k, c, epochs[k.user])
+		}
+	})
+	return nil
+}
+
+// dropUnread forgets what is not read of threads.
+func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKey]bool) error {
+	for k := range keys {
+		epoch := s.unread.epoch(k.user).Load()
+		if _, err := tx.Exec(ctx, deleteUnreadSQL, int64(k.user), int64(k.room), k.thread); err != nil {
+			return fmt.Errorf("marking as read: %w", err)
+		}
+		tx.OnCommit(func() { s.unread.change(k, unreadCount{}, epoch) })
+	}
+	return nil
+}
+
+// lowerUnread takes from counts what is not to be counted any more.
+func (s *Server) lowerUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadCount) error {
+	for k, c := range changes {
+		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), k.thread, c.notify, c.highlight); err != nil {
+			return fmt.Errorf("taking notifications back: %w", err)
+		}
+		tx.OnCommit(func() { s.unread.forget(k.user) })
+	}
+	return nil
+}
+
+// unreadHolders gives those of some users for whom an event at a position is among what they have not
+// read, and the threads in which it may be.
+func (s *Server) unreadHolders(ctx context.Context, room nid.Room, pos int64, users []nid.StateKey) (map[nid.StateKey]map[string]bool, error) {
+	out := make(map[nid.StateKey]map[string]bool)
+	list := make([]int64, len(users))
+	for i, u := range users {
+		list[i] = int64(u)
+	}
+	err := sqldb.Chunk(list, func(part []int64) error {
+		in, args := sqldb.InArgs([]any{int64(room), pos}, part)
+		rows, err := s.db.Query(ctx, unreadHoldersSQL+in, args...)
+		if err != nil {
+			return fmt.Errorf("reading unread counts: %w", err)
+		}
+		defer rows.Close()
+		for rows.Next() {
+			var user nid.StateKey
+			var thread string
+			if err := rows.Scan(&user, &thread); err != nil {
+				return fmt.Errorf("reading unread counts: %w", err)
+			}
+			if out[user] == nil {
+				out[user] = make(map[string]bool)
+			}
+			out[user][thread] = true
+		}
+		return rows.Err()
+	})
+	return out, err
+}
+
+// write writes the counts of a room.
+//
+// spec: client-server §6.4 (unread_notifications, unread_thread_notifications)
+func (u unreadCounts) write(b *object, threads bool) {
+	var main unreadCount
+	var named []string
+	for _, thread := range sortedKeys(u) {
+		if threads && thread != threadMain {
+			named = append(named, thread)
+			continue
+		}
+		main.notify += u[thread].notify
+		main.highlight += u[thread].highlight
+	}
+	main.write(b, "unread_notifications")
+	if len(named) == 0 {
+		return
+	}
+	in := b.key("unread_thread_notifications").open()
+	for _, thread := range named {
+		u[thread].write(in, thread)
+	}
+	in.close()
+}
+
+func (c unreadCount) write(b *object, name string) {
+	in := b.key(name).open()
+	in.key("highlight_count").int(c.highlight)
+	in.key("notification_count").int(c.notify)
+	in.close()
+}
