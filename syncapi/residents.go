@@ -53,9 +53,7 @@ func (l *residentLists) of(ctx context.Context, room nid.Room) (*residents, erro
 	if r, ok := l.cache.GetIfPresent(room); ok {
 		if changed, ok := l.s.tail.MembersChanged(room, r.at, end); ok && !changed {
 			if end-r.at > residentsStep {
-				r.mu.Lock()
-				r = &residents{at: end, members: r.members, names: r.names} // so that little is looked through
-				r.mu.Unlock()
+				r = r.asOf(end)
 				l.cache.Set(room, r)
 			}
 			return r, nil
@@ -75,6 +73,13 @@ func (l *residentLists) of(ctx context.Context, room nid.Room) (*residents, erro
 	}
 	l.cache.Set(room, r)
 	return r, nil
+}
+
+// asOf gives the same list at a later position, so that less of the tail is looked through.
+func (r *residents) asOf(at int64) *residents {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	return &residents{at: at, members: r.members, names: r.names}
 }
 
 // name gives a member's display name in the room. The names of all are read when the first is asked for.
