@@ -42,9 +42,9 @@ type Limits struct {
 	MinBackoff, MaxBackoff time.Duration
 	// Timeout bounds one transaction (60 s).
 	Timeout time.Duration
-	// Poll is how often the stream is looked at unasked (5 s), and Save how
-	// often the cursor is written (1 s).
-	Poll, Save time.Duration
+	// Poll is how often the stream is looked at unasked (5 s), Save how often the cursor is written (1 s), and Pace
+	// the pause between two looks (10 ms): what is said in between is read at once.
+	Poll, Save, Pace time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -71,6 +71,7 @@ func (l Limits) withDefaults() Limits {
 	dur(&l.Timeout, 60*time.Second)
 	dur(&l.Poll, 5*time.Second)
 	dur(&l.Save, time.Second)
+	dur(&l.Pace, 10*time.Millisecond)
 	return l
 }
 
@@ -192,6 +193,10 @@ func (o *outbound) run(ctx context.Context) error {
 	for ctx.Err() == nil {
 		if err := o.follow(ctx); err != nil && ctx.Err() == nil {
 			o.cfg.Log.WithError(err).Error("could not read the event stream for other servers; trying again")
+		}
+		select {
+		case <-ctx.Done():
+		case <-time.After(o.limits.Pace):
 		}
 		select {
 		case <-ctx.Done():

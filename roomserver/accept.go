@@ -66,11 +66,7 @@ func (s *Server) acceptAll(ctx context.Context, room id.Room, list []*incoming) 
 }
 
 func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incoming, errs map[id.Event]error) error {
-	room, err := s.store.Room(ctx, roomID)
-	if err != nil {
-		return err
-	}
-	d, err := s.newDraft(ctx, room)
+	d, err := s.draftOn(ctx, roomID)
 	if err != nil {
 		return err
 	}

@@ -54,6 +54,9 @@ func (s *Server) commit(ctx context.Context, d *draft) error {
 		return err
 	}
 	err = s.group.Update(ctx, func(tx *sqldb.Tx) error { return w.store(ctx, tx) })
+	if err != nil {
+		s.heads.forget(d.room.ID)
+	}
 	if errors.Is(err, write.ErrFence) {
 		return fmt.Errorf("%w: %w", errStale, err)
 	}
@@ -276,6 +279,12 @@ func (w *writeSet) publish() {
 		}
 	}
 	s.memo.put(kept)
+	s.heads.put(w)
+	rows := make([]*eventstore.Event, len(w.insert))
+	for i, r := range w.insert {
+		rows[i] = r.Event
+	}
+	s.store.Remember(rows)
 	if w.pos > 0 {
 		bus.PublishUpdate(s.cfg.Bus, bus.Update{Stream: stream.Events, Pos: w.pos, Rooms: []string{string(w.room.ID)}, Users: w.users})
 	}

@@ -117,6 +117,7 @@ type Server struct {
 	queues  *queues
 	inbound *inbound
 	memo    *resolveMemo
+	heads   *heads
 	verify  chan struct{} // one token for each signature checked at a time
 
 	ops operations
@@ -150,8 +151,12 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("roomserver: %w", err)
 	}
+	h, err := newHeads()
+	if err != nil {
+		return nil, err
+	}
 	s := &Server{
-		cfg: cfg, db: cfg.DB, store: cfg.Events, writer: w, group: cfg.DB.Group("events"),
+		cfg: cfg, db: cfg.DB, heads: h, store: cfg.Events, writer: w, group: cfg.DB.Group("events"),
 		log: cfg.Log, limits: cfg.Limits, metrics: m, memo: newResolveMemo(cfg.Limits.ResolveCache),
 		verify: make(chan struct{}, runtime.GOMAXPROCS(0)), backfill: make(map[id.Room]chan struct{}),
 	}

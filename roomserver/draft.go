@@ -75,18 +75,21 @@ type gap struct {
 
 // newDraft begins with the room as it is stored.
 func (s *Server) newDraft(ctx context.Context, room *eventstore.Room) (*draft, error) {
-	d := &draft{
-		s: s, room: room, nodes: statetree.NewBatch(s.store), auth: eventauth.NewChecker(),
-		byID: make(map[id.Event]*eventstore.Event), byNID: make(map[nid.Event]*eventstore.Event),
-		seen:    make(map[id.Event]*eventstore.Event),
-		current: room.CurrentState, depth: room.Depth,
-	}
 	tips, err := s.store.Events(ctx, room.Extremities)
 	if err != nil {
 		return nil, fmt.Errorf("loading the forward extremities of %s: %w", room.ID, err)
 	}
-	d.tips = tips
-	return d, nil
+	return s.draftAt(room, tips), nil
+}
+
+// draftAt begins with a room and its forward extremities.
+func (s *Server) draftAt(room *eventstore.Room, tips []*eventstore.Event) *draft {
+	return &draft{
+		s: s, room: room, nodes: statetree.NewBatch(s.store), auth: eventauth.NewChecker(),
+		byID: make(map[id.Event]*eventstore.Event), byNID: make(map[nid.Event]*eventstore.Event),
+		seen:    make(map[id.Event]*eventstore.Event),
+		current: room.CurrentState, depth: room.Depth, tips: tips,
+	}
 }
 
 // emptyDraft begins with a room that does not exist yet.

@@ -37,6 +37,8 @@ type sendJob struct {
 	// the room's policy server.
 	built []*event.Event
 	opt   sendOptions
+	// fresh: a moment ago the client's transaction was not known yet.
+	fresh bool
 
 	events []*eventstore.Event
 	err    error
@@ -57,14 +59,11 @@ func (s *Server) inRoom(ctx context.Context, room id.Room, fn func(ctx context.C
 
 // draftOf begins a draft on a room that this server is in.
 func (s *Server) draftOf(ctx context.Context, room id.Room) (*draft, error) {
-	r, err := s.store.Room(ctx, room)
-	if err != nil {
-		return nil, err
-	}
-	if r.Stub {
+	d, err := s.draftOn(ctx, room)
+	if err == nil && d.room.Stub {
 		return nil, merr.NotFound("this server is not in the room %s", room)
 	}
-	return s.newDraft(ctx, r)
+	return d, err
 }
 
 // sendLocal builds events of local users on the room's forward extremities, checks
@@ -80,7 +79,7 @@ func (s *Server) sendLocal(ctx context.Context, room id.Room, opt sendOptions, b
 			return done, err
 		}
 	}
-	send := &sendJob{build: build, opt: opt}
+	send := &sendJob{build: build, opt: opt, fresh: true}
 	err := s.queues.do(room, &job{ctx: ctx, send: send})
 	var unsigned *needsPolicy
 	if errors.As(err, &unsigned) {
@@ -158,18 +157,32 @@ func (s *Server) sendOnce(ctx context.Context, room id.Room, jobs []*job) (err e
 			d.rewind(m)
 			j.send.err = err
 		}
+		j.send.fresh = false
 	}
 	return s.commit(ctx, d)
 }
 
-// send adds the events of one send to the draft.
+// send adds the events of one send to the draft. A transaction that was not known just now is not asked for again
+// unless it fails: that of the same request sent twice at a time is found when it is stored.
 func (d *draft) send(ctx context.Context, send *sendJob) error {
 	if send.opt.Txn.ID != "" {
-		done, err := d.sentBefore(ctx, send)
+		done, err := d.sentBefore(ctx, send, send.fresh)
 		if err != nil || done {
 			return err
 		}
 	}
+	err := d.addSend(ctx, send)
+	if err == nil || send.opt.Txn.ID == "" || !send.fresh {
+		return err
+	}
+	if done, txnErr := d.sentBefore(ctx, send, false); done || txnErr != nil {
+		return txnErr
+	}
+	return err
+}
+
+// addSend adds the events of a send that was not carried out before.
+func (d *draft) addSend(ctx context.Context, send *sendJob) error {
 	if send.built != nil {
 		for _, ev := range send.built {
 			if err := d.accept(ctx, &incoming{ev: ev, origin: d.s.cfg.ServerName, mode: inputMembership}); err != nil {
@@ -216,17 +229,22 @@ func (d *draft) build(ctx context.Context, send *sendJob) error {
 	return nil
 }
 
-// sentBefore looks for the transaction in the store and in the draft itself.
-func (d *draft) sentBefore(ctx context.Context, send *sendJob) (bool, error) {
+// sentBefore looks for the transaction in the draft itself and, unless told that it is not there, in the store.
+func (d *draft) sentBefore(ctx context.Context, send *sendJob, fresh bool) (bool, error) {
 	for _, t := range d.txns {
 		if t.sendOptions == send.opt {
 			send.events = []*eventstore.Event{t.event}
 			return true, nil
 		}
 	}
-	var err error
-	send.events, err = d.s.sentBefore(ctx, send.opt)
-	return send.events != nil, err
+	if fresh {
+		return false, nil
+	}
+	done, err := d.s.sentBefore(ctx, send.opt)
+	if done != nil {
+		send.events = done
+	}
+	return done != nil, err
 }
 
 // addLocal builds, signs and checks an event of a local user and adds it to the draft.

@@ -38,6 +38,9 @@ const (
 	// followPoll is after how long the follower looks by itself, cleanInterval how often
 	// old notifications are removed.
 	followPoll    = 30 * time.Second
+	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
+	// and what comes in the pause is stored with one statement.
+	followPace = 50 * time.Millisecond
 	cleanInterval = time.Hour
 )
 
@@ -129,6 +132,11 @@ func (f *follower) run(ctx context.Context) {
 	defer clean.Stop()
 	for {
 		f.work(ctx)
+		select {
+		case <-time.After(followPace):
+		case <-ctx.Done():
+			return
+		}
 		select {
 		case <-f.signal:
 		case <-poll.C:

@@ -178,6 +178,15 @@ func (r *Reader) parse(ctx context.Context, raws []*rawRecord, out map[nid.Event
 	return nil
 }
 
+// Remember puts events that were just stored into the caches, as they were stored: nobody has to read and parse them.
+func (r *Reader) Remember(events []*Event) {
+	for _, e := range events {
+		r.caches.records.Set(e.NID, &record{Event: e.Event, nid: e.NID, room: e.RoomNID, typ: e.TypeNID, key: e.StateKeyNID, auth: e.AuthNIDs})
+		r.caches.nids.Set(e.ID, e.NID)
+		r.caches.ids.Set(e.NID, e.ID)
+	}
+}
+
 func keysOf[K ~int64, V any](m map[K]V) []any {
 	out := make([]any, 0, len(m))
 	for k := range m {
