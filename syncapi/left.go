@@ -2,6 +2,7 @@ package syncapi
 
 import (
 	"context"
+	"math"
 
 	"github.com/tidwall/gjson"
 
@@ -46,7 +47,7 @@ func (r *leftRoom) write(ctx context.Context, a *answer) (bool, error) {
 
 // writeBare writes the leave event alone: of a room in which this server never was.
 func (r *leftRoom) writeBare(ctx context.Context, a *answer, b *object, e *eventstore.Event) error {
-	t := &timeline{prev: eventstore.Start()}
+	t := &timeline{prev: eventstore.Start(), deepest: math.MaxInt64}
 	if a.q.filter.Room.Timeline.allows(e) {
 		t.events = []*eventstore.Event{e}
 	}

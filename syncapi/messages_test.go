@@ -58,6 +58,40 @@ func TestMessages(t *testing.T) {
 	})
 }
 
+// An event of a branch that was cut off comes late and lies higher in the graph than what was
+// said here meanwhile. Of that nothing may be lost between a timeline and the
+// history before it.
+func TestMessagesBeforeLateBranch(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		r := e.newRoom(alice)
+		since := e.sync(alice, "")
+		late := r.build(carol, "m.room.message", nil, obj{"body": "late"}, "")
+		for i := 1; i <= 4; i++ {
+			r.say(alice, fmt.Sprint(i))
+		}
+		tips := r.tips
+		branch := r.put(late, option{})
+		r.tips = append(tips, branch)
+		r.say(alice, "5")
+		r.say(alice, "6")
+		for name, gap := range map[string]reply{
+			"limited": e.sync(alice, since.next(), "filter", `{"room":{"timeline":{"limit":3}}}`),
+			"initial": e.sync(alice, "", "filter", `{"room":{"timeline":{"limit":3}}}`),
+		} {
+			expect(t, name, bodies(gap.in("join", r, "timeline.events")), "late 5 6")
+			prev := gap.in("join", r, "timeline.prev_batch").Str
+			page := e.get(alice, r.path("/messages"), "dir", "b", "from", prev, "limit", "3")
+			expect(t, name+": omitted", bodies(page.Get("chunk")), "4 3 2")
+			page = e.get(alice, r.path("/messages"), "dir", "b", "from", page.Get("end").Str)
+			expect(t, name+": the rest", bodies(page.Get("chunk")), "1 member create")
+			forward := e.get(alice, r.path("/messages"), "dir", "f", "from", prev)
+			expect(t, name+": forward", bodies(forward.Get("chunk")), "late 2 3 4 5 6")
+		}
+		whole := e.sync(alice, "").in("join", r, "timeline.prev_batch").Str
+		expect(t, "before the first event", bodies(e.get(alice, r.path("/messages"), "dir", "b", "from", whole).Get("chunk")), "")
+	})
+}
+
 func TestMessagesVisibility(t *testing.T) {
 	eachDB(t, func(t *testing.T, e *env) {
 		r := e.newRoom(alice)

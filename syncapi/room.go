@@ -65,6 +65,7 @@ func (r *joinedRoom) writeHistory(ctx context.Context, a *answer, b *object) (bo
 	if err != nil {
 		return false, err
 	}
+	t.deepest = r.Depth
 	if r.newly && !q.initial {
 		t.limited = true // what came before the user is not in it
 	}
@@ -157,7 +158,7 @@ func (s *Server) writeHistory(ctx context.Context, a *answer, b *object, room id
 		o.raw(`,"limited":false`)
 	}
 	o.raw(`,"prev_batch":`)
-	o.string(topoToken(t.prev, a.plan.to.Events))
+	o.string(prevToken(t.prev, a.plan.to.Events, t.deepest))
 	o.raw(`}`)
 	name := "state"
 	if q.stateAfter {

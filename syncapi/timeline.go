@@ -2,6 +2,7 @@ package syncapi
 
 import (
 	"context"
+	"math"
 
 	"weft/internal/clientevent"
 	"weft/internal/eventstore"
@@ -32,8 +33,10 @@ type timelineQuery struct {
 type timeline struct {
 	events  []*eventstore.Event
 	limited bool
-	// prev is the place before the first event.
-	prev eventstore.Position
+	// prev is the place before the first event, and deepest a depth that nothing before it
+	// exceeds.
+	prev    eventstore.Position
+	deepest int64
 	// piece is where the events come from, or nil.
 	piece *piece
 }
@@ -42,7 +45,7 @@ type timeline struct {
 // It ends where events are missing, so that what a client gets has no holes
 // that it does not know of.
 func (s *Server) readTimeline(ctx context.Context, q timelineQuery) (*timeline, error) {
-	t := &timeline{piece: q.piece}
+	t := &timeline{deepest: math.MaxInt64, piece: q.piece}
 	var oldest *eventstore.Event // that was looked at
 	gaps, err := s.gaps(ctx, q)
 	if err != nil {

@@ -2,6 +2,7 @@ package syncapi
 
 import (
 	"context"
+	"math"
 	"strconv"
 	"strings"
 
@@ -101,6 +102,28 @@ func topoToken(p eventstore.Position, maxStream int64) string {
 	return string(out)
 }
 
+// prevPrefix begins a prev_batch.
+const prevPrefix = "p1_"
+
+// prevToken gives the token of the place before a timeline of /sync, which is one in the order
+// of the stream: what came before the timeline may be deeper in the graph than what
+// is in it, as after a network partition. So the token stands for all events before the
+// timeline, and pages backward through those in topological order. p is the place before
+// the timeline's first event, seen is up to which stream position /sync looked, and deepest
+// the greatest depth that the events before can have.
+//
+// spec: client-server §6.4 (Syncing: prev_batch lies between the timeline and what was omitted)
+func prevToken(p eventstore.Position, seen, deepest int64) string {
+	out := append(make([]byte, 0, 64), prevPrefix...)
+	for i, n := range []int64{p.Depth, p.Stream, seen, deepest} {
+		if i > 0 {
+			out = append(out, '_')
+		}
+		out = strconv.AppendInt(out, n, 36)
+	}
+	return string(out)
+}
+
 // place is where a token leads in a room: a gap in its topological order, seen at a
 // stream position (0: now).
 type place struct {
@@ -126,23 +149,43 @@ func (s *Server) parsePlace(ctx context.Context, room nid.Room, token string, ba
 		return place{at: at}, err
 	}
 	bad := merr.InvalidParam("%.100q is not a token of this server", token)
-	rest, ok := strings.CutPrefix(token, topoPrefix)
-	if !ok || len(rest) > 64 {
-		return place{}, bad
-	}
-	parts := strings.Split(rest, "_")
-	if len(parts) != 3 {
-		return place{}, bad
-	}
-	var n [3]int64
-	for i, p := range parts {
-		var err error
-		if n[i], err = strconv.ParseInt(p, 36, 64); err != nil {
+	if rest, ok := strings.CutPrefix(token, prevPrefix); ok {
+		n, ok := parseNumbers(rest, 4)
+		if !ok || n[2] < 0 {
 			return place{}, bad
 		}
+		if !backward {
+			return place{at: eventstore.Position{Depth: n[0], Stream: n[1]}, maxStream: n[2]}, nil
+		}
+		before := n[1]
+		if before == 0 {
+			before = -1 // only what backfill brought in is before the first event of all
+		}
+		return place{at: eventstore.Position{Depth: n[3], Stream: math.MaxInt64}, maxStream: before}, nil
 	}
-	if n[2] < 0 {
+	rest, ok := strings.CutPrefix(token, topoPrefix)
+	if !ok {
+		return place{}, bad
+	}
+	n, ok := parseNumbers(rest, 3)
+	if !ok {
 		return place{}, bad
 	}
 	return place{at: eventstore.Position{Depth: n[0], Stream: n[1]}, maxStream: n[2]}, nil
+}
+
+// parseNumbers reads what stands behind the prefix of a token.
+func parseNumbers(rest string, want int) ([]int64, bool) {
+	parts := strings.Split(rest, "_")
+	if len(rest) > 128 || len(parts) != want {
+		return nil, false
+	}
+	n := make([]int64, want)
+	for i, p := range parts {
+		var err error
+		if n[i], err = strconv.ParseInt(p, 36, 64); err != nil {
+			return nil, false
+		}
+	}
+	return n, true
 }
