@@ -38,7 +38,7 @@ func (s *Server) GetEventContext(ctx context.Context, r *httpapi.Request) (any, 
 		return nil, err
 	}
 	q := historyQuery{view: v, filter: f, limit: int(limit) / 2, backward: true, backfill: true}
-	q.from.at = e.Position().Before()
+	q.from = place{at: e.Position().Before(), edge: e.Depth}
 	if q.ignored, err = s.ignoredUsers(ctx, v.user); err != nil {
 		return nil, err
 	}

@@ -96,19 +96,9 @@ func (s *Server) historyPage(ctx context.Context, q historyQuery, from eventstor
 		if err != nil || !q.backward || !q.backfill || s.cfg.Rooms == nil || round == backfillRounds {
 			return page, err
 		}
-		gaps, err := gapsOf(ctx, s.events, q.view.NID)
-		if err != nil {
-			return nil, err
-		}
-		at := slices.IndexFunc(page, func(e *eventstore.Event) bool { return gaps[e.NID] })
-		depth := int64(0)
-		switch {
-		case at >= 0:
-			depth = page[at].Depth
-		case len(page) == 0 && len(gaps) > 0:
-			depth = from.Depth // the place before an event whose parents are missing
-		default:
-			return page, nil
+		depth, gap, err := s.gapIn(ctx, q, from, page)
+		if err != nil || !gap {
+			return page, err
 		}
 		stored, err := s.cfg.Rooms.Backfill(ctx, roomapi.Backfill{Room: q.view.ID, Before: min(depth, math.MaxInt64-1), Limit: backfillLimit})
 		if err != nil {
@@ -122,6 +112,26 @@ func (s *Server) historyPage(ctx context.Context, q historyQuery, from eventstor
 			return page, nil
 		}
 	}
+}
+
+// gapIn tells whether events are missing within a page of history, or just before it, and
+// the depth of what refers to them.
+func (s *Server) gapIn(ctx context.Context, q historyQuery, from eventstore.Position, page []*eventstore.Event) (depth int64, gap bool, _ error) {
+	ends, err := s.events.BackwardExtremities(ctx, q.view.NID)
+	if err != nil || len(ends) == 0 {
+		return 0, false, err
+	}
+	refers := func(b eventstore.BackwardExtremity) bool { return b.Depth == q.from.edge }
+	if q.from.edge != 0 && from == q.from.at && slices.ContainsFunc(ends, refers) {
+		return q.from.edge, true, nil
+	}
+	for _, e := range page {
+		if slices.ContainsFunc(ends, func(b eventstore.BackwardExtremity) bool { return b.Event == e.NID }) {
+			return e.Depth, true, nil
+		}
+	}
+	// The place before an event whose parents are missing.
+	return from.Depth, len(page) == 0, nil
 }
 
 // GetRoomEvents is GET /rooms/{roomId}/messages.

@@ -143,6 +143,31 @@ func TestMessagesBackfill(t *testing.T) {
 	})
 }
 
+// A user who comes back into a room has history missing right before what /sync shows.
+func TestMessagesBackfillBeforeTimeline(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		r := e.newRoom(alice)
+		r.say(alice, "long ago")
+		r.tips[0].Depth += 10
+		missed := r.build(carol, "m.room.message", nil, obj{"body": "missed"}, "")
+		r.tips[0].Depth++
+		edge := r.put(r.build(alice, "m.room.message", nil, obj{"body": "back"}, ""), option{missing: missed.ID})
+		rooms := &fakeRooms{}
+		e.srv.cfg.Rooms = rooms
+		rooms.fill = func() bool { return false }
+		prev := e.sync(alice, "").in("join", r, "timeline.prev_batch").Str
+		expect(t, "not to be had", bodies(e.get(alice, r.path("/messages"), "dir", "b", "from", prev).Get("chunk")), "long ago member create")
+		rooms.fill = func() bool {
+			r.put(missed, option{backfill: true})
+			rooms.fill = func() bool { return false }
+			return true
+		}
+		expect(t, "filled", bodies(e.get(alice, r.path("/messages"), "dir", "b", "from", prev).Get("chunk")), "missed long ago member create")
+		expect(t, "around", bodies(e.get(alice, r.path("/context/"+string(edge.ID))).Get("events_before")), "missed long ago member create")
+		expect(t, "asked for", rooms.asked[0].Before, edge.Depth)
+	})
+}
+
 func TestContextAndEvent(t *testing.T) {
 	eachDB(t, func(t *testing.T, e *env) {
 		r := e.newRoom(alice)

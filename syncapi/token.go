@@ -129,6 +129,9 @@ func prevToken(p eventstore.Position, seen, deepest int64) string {
 type place struct {
 	at        eventstore.Position
 	maxStream int64
+	// edge is the depth of the event that the place is just before, when that has not been
+	// looked at for missing parents; 0 otherwise.
+	edge int64
 }
 
 // parsePlace reads a token of /messages, or of /sync, in a room.
@@ -161,7 +164,7 @@ func (s *Server) parsePlace(ctx context.Context, room nid.Room, token string, ba
 		if before == 0 {
 			before = -1 // only what backfill brought in is before the first event of all
 		}
-		return place{at: eventstore.Position{Depth: n[3], Stream: math.MaxInt64}, maxStream: before}, nil
+		return place{at: eventstore.Position{Depth: n[3], Stream: math.MaxInt64}, maxStream: before, edge: n[0]}, nil
 	}
 	rest, ok := strings.CutPrefix(token, topoPrefix)
 	if !ok {
