@@ -55,6 +55,11 @@ func (s *scene) auth(extra ...*event.Event) []*event.Event {
 	return list
 }
 
+// authBut gives them without one.
+func (s *scene) authBut(not *event.Event) []*event.Event {
+	return slices.DeleteFunc(s.auth(), func(e *event.Event) bool { return e == not })
+}
+
 func (s *scene) serve(events ...*event.Event) {
 	s.p.event = func(i id.Event) (json.RawMessage, error) {
 		for _, e := range events {
@@ -306,7 +311,7 @@ func TestReceiveStep4IgnoresWhatIsNotValid(t *testing.T) {
 	})
 }
 
-func TestReceiveStep6StateAtAGap(t *testing.T) {
+func TestReceiveStep5StateAtAGap(t *testing.T) {
 	eachScene(t, func(t *testing.T, s *scene) {
 		start := s.stored(s.tips(s.room)[0]).Event
 		// pat's server has a long history of which it shows only the end. In it alice has changed
@@ -356,7 +361,103 @@ func TestReceiveStep6StateAtAGap(t *testing.T) {
 	})
 }
 
-func TestReceiveStep5MissingAuthEvents(t *testing.T) {
+// profiles makes changes of pat's profile, each the only parent, and an auth event, of the next.
+func (s *scene) profiles(n int) []*event.Event {
+	out := []*event.Event{s.join}
+	for i := range n {
+		last := out[i]
+		auth := append(s.authBut(s.join), s.rules, last)
+		out = append(out, s.forge(s.room, state(pat, "m.room.member", string(pat), fmt.Sprintf(`{"membership":"join","displayname":"Pat %d"}`, i)), on(last), by(auth...)))
+	}
+	return out[1:]
+}
+
+// stateOf is a state in which a member event of pat's stands in the place of the one that is known.
+func (s *scene) stateOf(member *event.Event) []id.Event {
+	out := []id.Event{member.ID}
+	for _, e := range s.current(s.room) {
+		if e != s.join.ID {
+			out = append(out, e)
+		}
+	}
+	return out
+}
+
+// The auth events of what follows a gap can go far back behind it. They come with the state at
+// the gap; following them one by one is neither needed nor enough.
+func TestReceiveStep5LongAuthChainAtAGap(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		chain := s.profiles(fetchRounds + 50)
+		news, shown := chain[len(chain)-1], chain[len(chain)-4:len(chain)-1]
+		behind := chain[:len(chain)-4]
+		s.p.missing = func(id.Room, fedclient.MissingEvents) ([]json.RawMessage, error) {
+			var out []json.RawMessage
+			for _, e := range shown {
+				out = append(out, e.JSON())
+			}
+			return out, nil
+		}
+		s.p.stateIDs = func(_ id.Room, at id.Event) (*fedclient.StateIDs, error) {
+			if at != behind[len(behind)-1].ID {
+				t.Errorf("asked for the state at %s", at)
+			}
+			out := &fedclient.StateIDs{State: s.stateOf(behind[len(behind)-2]), AuthChain: []id.Event{s.join.ID}}
+			for _, e := range behind[:len(behind)-2] {
+				out.AuthChain = append(out.AuthChain, e.ID)
+			}
+			return out, nil
+		}
+		s.serve(append(slices.Clone(behind), s.create, s.levels, s.rules, s.join, s.stateEvent(s.room, "m.room.member", string(alice)),
+			s.stateEvent(s.room, "m.room.history_visibility", ""))...)
+		s.mustPush("p", news)
+		if !slices.Equal(s.p.calls, []string{"get_missing_events", "state_ids", "state"}) {
+			t.Errorf("asked %v", s.p.calls)
+		}
+		s.has(behind[0], eventstore.Outlier)
+		s.has(news, 0)
+		if got := s.stateEvent(s.room, "m.room.member", string(pat)); got.ID != news.ID {
+			t.Errorf("pat's membership is %s", got.ID)
+		}
+	})
+}
+
+// Of an auth chain with a hole, nothing behind the hole is taken, however much of it is shown.
+func TestReceiveStep5HoleInAnAuthChain(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		chain := s.profiles(5)
+		auth := append(s.authBut(s.join), chain[4])
+		hidden := s.forge(s.room, message(pat, "in the gap"), on(chain[4]), by(auth...))
+		shown := s.forge(s.room, message(pat, "after the gap"), on(hidden), by(auth...))
+		news := s.forge(s.room, message(pat, "news"), on(shown), by(auth...))
+		s.p.missing = func(id.Room, fedclient.MissingEvents) ([]json.RawMessage, error) {
+			return []json.RawMessage{shown.JSON()}, nil
+		}
+		s.p.stateIDs = func(id.Room, id.Event) (*fedclient.StateIDs, error) {
+			out := &fedclient.StateIDs{State: s.stateOf(chain[4]), AuthChain: []id.Event{s.join.ID}}
+			for _, e := range chain[:4] {
+				out.AuthChain = append(out.AuthChain, e.ID)
+			}
+			return out, nil
+		}
+		s.serve(chain[0], chain[2], chain[3], chain[4], hidden)
+		if errs := s.push("p", news); errs[news.ID] == nil {
+			t.Error("an event was taken whose auth chain has a hole")
+		}
+		s.has(chain[0], eventstore.Outlier)
+		for _, e := range []*event.Event{chain[1], chain[2], chain[3], chain[4], hidden, shown, news} {
+			s.has(e, -1)
+		}
+		// The room goes on without them.
+		next := s.forge(s.room, message(pat, "elsewhere"), on(s.join), by(s.auth()...))
+		s.mustPush("p", next)
+		s.isTip(true, next)
+		if got := s.stateEvent(s.room, "m.room.member", string(pat)); got.ID != s.join.ID {
+			t.Errorf("pat's membership is %s", got.ID)
+		}
+	})
+}
+
+func TestReceiveStep6MissingAuthEvents(t *testing.T) {
 	// A join of pat's that the server has not seen, on which an event depends.
 	unseen := func(s *scene, content string) *event.Event {
 		return s.forge(s.room, state(pat, "m.room.member", string(pat), content))

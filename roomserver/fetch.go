@@ -25,7 +25,7 @@ const (
 	fetchRounds = 100
 )
 
-// fetchAuth is step 5: it fetches the auth events of an event that are not in the
+// fetchAuth is step 6: it fetches the auth events of an event that are not in the
 // store, and theirs, and stores them as outliers. An event whose auth events cannot
 // be had is refused.
 //
@@ -161,7 +161,7 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 	return out, ctx.Err()
 }
 
-// fetchState is step 6: the state after a previous event that we do not have, as
+// fetchState is step 5: the state after a previous event that we do not have, as
 // the origin says it. The events of the state and the missing event itself are
 // stored as outliers; those that fail their checks are not part of the state.
 //

@@ -88,8 +88,8 @@ type gapState struct {
 //  2. the signatures: checkSignatures
 //     (the server's ACL: allowedByACL, at the door and here)
 //  4. previous events that are missing are fetched: fetchMissing
-//  5. auth events that are missing are fetched: fetchAuth
-//  6. at a gap that stays, the state is fetched: fetchState
+//  5. at a gap that stays, the state is fetched: fetchState
+//  6. auth events that are missing are fetched: fetchAuth
 //     — from here on in the room's queue, on a draft —
 //  7. what is known already: known
 //  8. auth rules by the event's own auth events, or rejected: byAuthEvents
@@ -191,19 +191,20 @@ func (p *plan) gather(ctx context.Context, in *incoming) error {
 
 // gatherPulled does steps 5 and 6 and puts the event into the plan.
 func (p *plan) gatherPulled(ctx context.Context, in *incoming, missing []id.Event) error {
+	if in.mode == inputMembership && len(missing) > 0 {
+		return errMissingPrev
+	}
+	// A state comes with its auth chain, which is most of what the event's own auth events
+	// need, however long: asked for by themselves they are followed step by step.
+	for _, m := range missing {
+		g, err := p.fetchState(ctx, m)
+		if err != nil {
+			return fmt.Errorf("the state at the gap before %s: %w", in.ev.ID, err)
+		}
+		in.gaps = append(in.gaps, g)
+	}
 	if err := p.fetchAuth(ctx, in.ev); err != nil {
 		return err
-	}
-	if in.mode != inputMembership {
-		for _, m := range missing {
-			g, err := p.fetchState(ctx, m)
-			if err != nil {
-				return fmt.Errorf("the state at the gap before %s: %w", in.ev.ID, err)
-			}
-			in.gaps = append(in.gaps, g)
-		}
-	} else if len(missing) > 0 {
-		return errMissingPrev
 	}
 	if in.mode != inputHistory {
 		var err error
