@@ -236,6 +236,9 @@ func (d *draft) byAuthEvents(ctx context.Context, ev *event.Event) (verdict, err
 		}
 	}
 	state.Put(auth...)
+	if err := ev.CheckFieldSize(); err != nil {
+		return err, nil
+	}
 	if err := eventauth.CheckAuthEvents(ev, auth, func(e id.Event) bool { return rejected[e] }); err != nil {
 		return err, nil
 	}

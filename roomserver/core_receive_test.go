@@ -204,6 +204,43 @@ func TestReceiveStep8AuthEvents(t *testing.T) {
 	}
 }
 
+// A wide state key makes an event that counts for nothing, but the graph goes on over it.
+func TestReceiveStep8WideFields(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "10")
+		wide := s.widened(s.forge(s.room, state(alice, "m.wide", "日", `{}`)))
+		news := s.forge(s.room, message(pat, "news"), on(wide), by(s.auth()...))
+		s.p.missing = func(id.Room, fedclient.MissingEvents) ([]json.RawMessage, error) {
+			return []json.RawMessage{wide.JSON()}, nil
+		}
+		if errs := s.push("p", news); errs[news.ID] != nil || !errors.Is(errs[wide.ID], merr.ErrTooLarge) {
+			t.Errorf("got %v", errs)
+		}
+		s.has(wide, eventstore.Rejected)
+		s.has(news, 0)
+		s.isTip(true, news)
+		if _, err := s.trySend(s.room, state(alice, "m.wide", wide.StateKey, `{}`)); !errors.Is(err, merr.ErrTooLarge) {
+			t.Errorf("a wide state key of ours: %v", err)
+		}
+		s.check()
+	})
+}
+
+// widened gives an event of a's whose state key is "日" one of 258 bytes, which none of our
+// servers would make.
+func (s *scene) widened(ev *event.Event) *event.Event {
+	s.w.t.Helper()
+	raw := bytes.Replace(ev.JSON(), []byte(`"state_key":"日"`), []byte(`"state_key":"`+strings.Repeat("日", 86)+`"`), 1)
+	wide, err := event.Parse(raw, ev.Rules)
+	if err == nil {
+		wide, err = wide.Sign("a", testKeyID, keyOf("a"))
+	}
+	if err != nil {
+		s.w.t.Fatal(err)
+	}
+	return wide
+}
+
 func TestReceiveStep10StateBefore(t *testing.T) {
 	eachScene(t, func(t *testing.T, s *scene) {
 		kick := s.send(s.room, state(alice, "m.room.member", string(pat), `{"membership":"leave"}`))[0]

@@ -220,7 +220,10 @@ func (o *outliers) judge(ctx context.Context, ev *event.Event) (nids []nid.Event
 		i, ok := o.sp.index[e]
 		return !ok || o.done[i].flags&eventstore.Rejected != 0
 	}
-	err := eventauth.CheckAuthEvents(ev, auth, rejected)
+	err := ev.CheckFieldSize()
+	if err == nil {
+		err = eventauth.CheckAuthEvents(ev, auth, rejected)
+	}
 	if err == nil {
 		err = o.auth.Check(ev, state)
 	}

@@ -105,7 +105,7 @@ func addHashes(to map[id.Event][sha256.Size]byte, list []byte) {
 }
 
 // Build makes the event: content hash, signature of the origin server, event ID.
-// It checks what Parse checks. In versions 1 and 2 the event ID is "$", a hash of
+// It checks what Parse checks, and CheckFieldSize. In versions 1 and 2 the event ID is "$", a hash of
 // everything else in the event, and the origin.
 //
 //  1. assemble the event without hashes; content hash
@@ -140,6 +140,9 @@ func (b *Builder) Build(origin id.Server, key id.KeyID, priv ed25519.PrivateKey)
 	l.index(json)
 	e, err := l.read(json, b.Rules)
 	if err != nil {
+		return nil, err
+	}
+	if err := e.CheckFieldSize(); err != nil {
 		return nil, err
 	}
 	e.identify(&l, newHasher())

@@ -18,11 +18,11 @@ func (e *Event) checkFormat(l *layout) error {
 	if err := l.checkObjects(e.json); err != nil {
 		return err
 	}
-	if len(e.Type) > MaxFieldSize {
-		return tooLong("type", len(e.Type))
-	}
-	if len(e.StateKey) > MaxFieldSize {
-		return tooLong("state_key", len(e.StateKey))
+	if err := e.CheckFieldSize(); err != nil {
+		fits := func(s string) bool { return utf8.RuneCountInString(s) <= MaxFieldSize }
+		if !e.Rules.KeepsWideFields || !fits(e.Type) || !fits(e.StateKey) {
+			return err
+		}
 	}
 	if len(e.Sender) > id.MaxLength {
 		return tooLong("sender", len(e.Sender))
@@ -48,6 +48,20 @@ func (e *Event) checkFormat(l *layout) error {
 		return err
 	}
 	return checkParents("auth_events", e.AuthEvents, MaxAuthEvents)
+}
+
+// CheckFieldSize checks the limits of type and state_key. Parse lets some longer ones pass in
+// room versions 1 to 10 (Rules.KeepsWideFields); such an event must be rejected.
+//
+// spec: client-server §9.6 (Size limits)
+func (e *Event) CheckFieldSize() error {
+	if len(e.Type) > MaxFieldSize {
+		return tooLong("type", len(e.Type))
+	}
+	if len(e.StateKey) > MaxFieldSize {
+		return tooLong("state_key", len(e.StateKey))
+	}
+	return nil
 }
 
 func tooLong(field string, n int) error {

@@ -21,7 +21,8 @@ const (
 	// MaxFieldSize bounds type and state_key in bytes; identifiers have the same bound.
 	//
 	// spec: client-server §9.6 (Size limits): "MUST NOT exceed 255 bytes", for every room version
-	// spec?: some servers count code points in old versions; the text says bytes.
+	// spec?: servers counted code points when they made rooms of versions 1 to 10, whose graphs
+	// have such events; see Rules.KeepsWideFields.
 	MaxFieldSize = 255
 	// MaxPrevEvents and MaxAuthEvents bound the lists of parents.
 	//

@@ -110,6 +110,11 @@ type Rules struct {
 	// power and are not named in power levels.
 	CreatorsPrivileged bool
 
+	// KeepsWideFields: a type or state_key of more than 255 bytes, but not more than 255
+	// code points, makes an event that is rejected rather than dropped. To drop it would cut
+	// off all that comes after it in the graph. See Event.CheckFieldSize.
+	KeepsWideFields bool
+
 	// redactionKeeps is Redaction.TopLevel as a set.
 	redactionKeeps fieldSet
 	// stripped is what is taken out of an event on arrival.
@@ -129,6 +134,7 @@ func changes() []func(*Rules) {
 	return []func(*Rules){
 		func(r *Rules) { // 1
 			r.MaxDepth = maxInt64
+			r.KeepsWideFields = true
 			r.AuthorisesAliases = true
 			r.AuthorisesRedactions = true
 			r.FloatPowerLevels = true
@@ -174,6 +180,7 @@ func changes() []func(*Rules) {
 		func(r *Rules) { // 11
 			r.CreatorInContent = false
 			r.RedactsInContent = true
+			r.KeepsWideFields = false
 			r.Redaction = r.Redaction.
 				withoutTopLevel("origin", "membership", "prev_state").
 				keepingAll("m.room.create").

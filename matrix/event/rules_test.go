@@ -57,6 +57,7 @@ func TestRuleTable(t *testing.T) {
 		{"integer levels", func(r *Rules) bool { return r.IntegerPowerLevels }, 10, 12},
 		{"float levels", func(r *Rules) bool { return r.FloatPowerLevels }, 1, 5},
 		{"creator in content", func(r *Rules) bool { return r.CreatorInContent }, 1, 10},
+		{"wide fields kept", func(r *Rules) bool { return r.KeepsWideFields }, 1, 10},
 		{"redacts in content", func(r *Rules) bool { return r.RedactsInContent }, 11, 12},
 		{"room ID is hash", func(r *Rules) bool { return r.RoomIDIsCreateHash }, 12, 12},
 		{"privileged creators", func(r *Rules) bool { return r.CreatorsPrivileged }, 12, 12},
