@@ -19,6 +19,7 @@ import (
 	"weft/matrix/event"
 	"weft/matrix/id"
 	"weft/matrix/merr"
+	"weft/roomserver/api"
 )
 
 const pat id.User = "@pat:p"
@@ -644,6 +645,15 @@ func TestRedactions(t *testing.T) {
 				s.mustPush("p", early)
 				s.mustPush("p", late)
 				redacted(late, early.ID)
+				// By a moderator here, of what only others have.
+				unseen := s.forge(s.room, message(pat, "unseen"))
+				ours, err := s.SendEvent(context.Background(), api.SendEvent{Room: s.room, Sender: alice, Type: "m.room.redaction",
+					Redacts: unseen.ID, Content: json.RawMessage(`{}`)})
+				if err != nil {
+					t.Fatal(err)
+				}
+				s.mustPush("p", unseen)
+				redacted(unseen, ours)
 				s.check()
 			})
 		}

@@ -181,7 +181,7 @@ func TestSendEvent(t *testing.T) {
 		}
 		wantCode(t, "redacting what others wrote", redact(alice2, room, by), 403, "M_FORBIDDEN")
 		wantCode(t, "redacting in another room", redact(alice, other, by), 404, "M_NOT_FOUND")
-		wantCode(t, "redacting what is not there", redact(alice, room, "$nothing"), 404, "M_NOT_FOUND")
+		wantCode(t, "redacting what is not there, without power", redact(alice2, room, "$nothing"), 403, "M_FORBIDDEN")
 		if err := redact(alice, room, by); err != nil {
 			t.Error(err)
 		}
@@ -205,6 +205,8 @@ func TestSendEvent(t *testing.T) {
 			"no type":            {alice, room, "", nil, `{}`, 400, "M_INVALID_PARAM"},
 			"a level of creator": {alice, room, "m.room.power_levels", stateKey(""), `{"users":{"@alice:a":100}}`, 400, "M_BAD_JSON"},
 			"a level too high":   {alice, room, "m.room.power_levels", stateKey(""), `{"users":{"@alice2:a":9007199254740992}}`, 400, "M_BAD_JSON"},
+			"a second create":    {alice, room, "m.room.create", stateKey(""), `{"room_version":"12","x":1}`, 400, "M_INVALID_PARAM"},
+			"the create again":   {alice, room, "m.room.create", stateKey(""), `{"room_version":"12"}`, 400, "M_INVALID_PARAM"},
 			"no power":           {alice2, room, "m.room.name", stateKey(""), `{"name":"x"}`, 403, "M_FORBIDDEN"},
 			"an alias elsewhere": {alice, room, "m.room.canonical_alias", stateKey(""), `{"alias":"#none:a"}`, 400, "M_BAD_ALIAS"},
 			"no alias":           {alice, room, "m.room.canonical_alias", stateKey(""), `{"alias":"%none:a"}`, 400, "M_INVALID_PARAM"},

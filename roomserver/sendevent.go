@@ -28,6 +28,9 @@ func (s *Server) SendEvent(ctx context.Context, req api.SendEvent) (id.Event, er
 	if req.Type == "" {
 		return "", merr.InvalidParam("the event type is empty")
 	}
+	if req.Type == eventauth.TypeCreate {
+		return "", errCreate
+	}
 	if len(req.Content) == 0 {
 		req.Content = json.RawMessage("{}")
 	}
@@ -115,8 +118,11 @@ func isError(err error, this *merr.Error) bool {
 	return errors.As(err, &e) && e == this
 }
 
-// errNoTarget refuses to redact what is not there.
+// errNoTarget refuses to redact what is of another room.
 var errNoTarget = merr.NotFound("the event to redact is not in this room")
+
+// errCreate refuses to make a room's create event again: nothing could allow it.
+var errCreate = merr.InvalidParam("a room's m.room.create event is its first, and there is no other")
 
 // checkSend refuses what the rules of the room let through but what has no effect, or
 // what has an error of its own.
@@ -146,18 +152,20 @@ func (s *Server) checkSend(ctx context.Context, v *roomView, req api.SendEvent) 
 
 // checkRedaction demands that the redaction will be applied: from version 3 on the rules
 // let every redaction into the room, and servers ignore those that were not
-// allowed.
+// allowed. An event that is not here can still be redacted where it is, as by a moderator who
+// heard of it; it is not the user's own, or it would be here.
 //
-// spec: client-server §10.13 (Redactions); rooms/v3 (Handling redactions)
+// spec: client-server §10.13 (Redactions); rooms/v3 (Handling redactions: "waits for a valid partner event
+// to arrive")
 func (s *Server) checkRedaction(ctx context.Context, v *roomView, req api.SendEvent) error {
 	targets, err := v.d.eventsByID(ctx, []id.Event{req.Redacts})
 	if err != nil {
 		return err
 	}
-	if len(targets) == 0 || targets[0].RoomNID != v.Room().NID {
+	if len(targets) > 0 && targets[0].RoomNID != v.Room().NID {
 		return errNoTarget
 	}
-	if targets[0].Sender == req.Sender {
+	if len(targets) > 0 && targets[0].Sender == req.Sender {
 		return nil
 	}
 	levels, err := v.levels(ctx)
