@@ -208,7 +208,7 @@ func (s *Server) ReceiveInvite(ctx context.Context, req api.ReceiveInvite) (json
 		return nil, err
 	}
 	if !resident {
-		if _, err := s.storeOutlierMembership(ctx, rules, req.Room, signed, shownStripped(rules, req.Stripped)); err != nil {
+		if _, err := s.storeOutlierMembership(ctx, rules, req.Room, signed, shownStripped(req.Stripped)); err != nil {
 			return nil, fmt.Errorf("storing the invite to %s: %w", req.Room, err)
 		}
 		return signed.JSON(), nil

@@ -57,7 +57,7 @@ func (s *Server) knockVia(ctx context.Context, req api.SetMembership, server id.
 	if err != nil {
 		return "", err
 	}
-	if _, err := s.storeOutlierMembership(ctx, ev.Rules, req.Room, ev, shownStripped(ev.Rules, state)); err != nil {
+	if _, err := s.storeOutlierMembership(ctx, ev.Rules, req.Room, ev, shownStripped(state)); err != nil {
 		return "", fmt.Errorf("storing the knock on %s (%w): %w", req.Room, errAfterSend, err)
 	}
 	return ev.ID, nil

@@ -95,10 +95,8 @@ func (s *Server) checkStripped(ctx context.Context, rules *event.Rules, room id.
 // cannot be shown is left out.
 //
 // spec: client-server §9.3.1 ("Servers are expected to prune the events into the stripped state
-// schema below before passing the details onto clients.")
-// spec?: room versions from 12 on let a client check the room ID against the create event,
-// and the conformance tests look for its origin_server_ts; so that event keeps it.
-func shownStripped(rules *event.Rules, raws []json.RawMessage) []json.RawMessage {
+// schema below before passing the details onto clients."), the create event of version 12 included
+func shownStripped(raws []json.RawMessage) []json.RawMessage {
 	out := make([]json.RawMessage, 0, len(raws))
 	for _, raw := range raws {
 		if len(out) == maxStripped {
@@ -112,12 +110,8 @@ func shownStripped(rules *event.Rules, raws []json.RawMessage) []json.RawMessage
 		if len(raw) > event.MaxSize {
 			continue
 		}
-		shown := object{"type": json.RawMessage(typ.Raw), "sender": json.RawMessage(sender.Raw),
-			"state_key": json.RawMessage(key.Raw), "content": json.RawMessage(content.Raw)}
-		if ts := ev.Get("origin_server_ts"); typ.Str == eventauth.TypeCreate && rules.RoomIDIsCreateHash && ts.Type == gjson.Number {
-			shown["origin_server_ts"] = json.RawMessage(ts.Raw)
-		}
-		out = append(out, shown.raw())
+		out = append(out, object{"type": json.RawMessage(typ.Raw), "sender": json.RawMessage(sender.Raw),
+			"state_key": json.RawMessage(key.Raw), "content": json.RawMessage(content.Raw)}.raw())
 	}
 	return out
 }
