@@ -76,7 +76,7 @@ func (s *Server) Deactivate(ctx context.Context, user id.User, erase bool) error
 		if _, err := tx.Exec(ctx, updateDeactived, erase, localpart); err != nil {
 			return fmt.Errorf("deactivating an account: %w", err)
 		}
-		stmts := []string{deleteProfile, deletePushers, deleteShortTokensOfUser, deleteSearch}
+		stmts := []string{deleteProfile, deletePushers, deleteShortTokensOfUser, deleteWalksOfUser, deleteSearch}
 		if erase {
 			stmts = append(stmts, deleteAccountData)
 		}

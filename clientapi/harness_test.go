@@ -59,6 +59,8 @@ type env struct {
 	backup *fakeBackup
 	bus    *bus.Local
 	db     *sqldb.DB
+	// names of rooms in answers about spaces
+	names map[id.Room]string
 }
 
 // eachDB runs a test on both databases.
@@ -201,6 +203,22 @@ type fakeFed struct {
 	query    fedclient.PublicRoomsQuery
 	posted   bool
 	err      error
+
+	mu sync.Mutex
+	// told are answers about rooms, by server and room; spaces are the questions.
+	told   map[string]string
+	spaces []string
+}
+
+func (f *fakeFed) GetHierarchy(_ context.Context, server id.Server, room id.Room) (json.RawMessage, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	q := string(server) + string(room)
+	f.spaces = append(f.spaces, q)
+	if a, ok := f.told[q]; ok {
+		return json.RawMessage(a), nil
+	}
+	return nil, merr.NotFound("no such room")
 }
 
 func (f *fakeFed) QueryProfile(_ context.Context, u id.User, _ string) (map[string]json.RawMessage, error) {

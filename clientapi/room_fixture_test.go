@@ -34,6 +34,12 @@ type storedRoom struct {
 // newRoom stores a version 10 room with its creator in it.
 func (e *env) newRoom(creator id.User) *storedRoom {
 	e.t.Helper()
+	return e.newRoomOf(creator, "")
+}
+
+// newRoomOf is newRoom with a room type.
+func (e *env) newRoomOf(creator id.User, roomType string) *storedRoom {
+	e.t.Helper()
 	w, err := write.New(e.t.Context(), e.db, e.srv.cfg.Events)
 	r := &storedRoom{t: e.t, e: e, w: w}
 	r.ok(err)
@@ -46,7 +52,11 @@ func (e *env) newRoom(creator id.User) *storedRoom {
 		_, err := w.InsertRoom(e.t.Context(), tx, r.nid, r.id, "10")
 		return err
 	}))
-	r.set(creator, "m.room.create", "", obj{"creator": creator, "room_version": "10"})
+	create := obj{"creator": creator, "room_version": "10"}
+	if roomType != "" {
+		create["type"] = roomType
+	}
+	r.set(creator, "m.room.create", "", create)
 	r.set(creator, "m.room.member", string(creator), obj{"membership": "join"})
 	return r
 }

@@ -29,6 +29,7 @@ func (s *Server) roomRoutes() []httpapi.Route {
 		{Method: "POST", Path: room + "/upgrade", Auth: user, Limit: joins, Handler: notSuspended(s.UpgradeRoom)},
 		{Method: "GET", Path: v3 + "/joined_rooms", Auth: user, Guest: true, Handler: s.GetJoinedRooms},
 		{Method: "GET", Path: v1 + "/room_summary/{roomIdOrAlias}", Auth: httpapi.AuthUserOptional, Limit: httpapi.LimitDefault, Guest: true, Handler: s.GetRoomSummary},
+		{Method: "GET", Path: v1 + "/rooms/{roomId}/hierarchy", Auth: user, Limit: httpapi.LimitDefault, Handler: s.GetSpaceHierarchy},
 		{Method: "GET", Path: v1 + "/mutual_rooms", Auth: user, Limit: httpapi.LimitDefault, Handler: s.GetMutualRooms},
 		{Method: "POST", Path: room + "/report", Auth: user, Limit: httpapi.LimitDefault, Handler: s.ReportRoom},
 		{Method: "POST", Path: room + "/report/{eventId}", Auth: user, Limit: httpapi.LimitDefault, Handler: s.ReportEvent},

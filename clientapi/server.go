@@ -28,12 +28,13 @@ import (
 //go:embed migrations/*.sql
 var migrations embed.FS
 
-// Remote asks other servers: profiles and public rooms. *fedclient.Client is
-// one.
+// Remote asks other servers: profiles, public rooms and spaces. *fedclient.Client
+// is one.
 type Remote interface {
 	QueryProfile(ctx context.Context, user id.User, field string) (map[string]json.RawMessage, error)
 	GetPublicRooms(ctx context.Context, server id.Server, p fedclient.PublicRoomsQuery) (json.RawMessage, error)
 	QueryPublicRooms(ctx context.Context, server id.Server, p fedclient.PublicRoomsQuery) (json.RawMessage, error)
+	GetHierarchy(ctx context.Context, server id.Server, room id.Room) (json.RawMessage, error)
 }
 
 // Config is what the client API needs. Fields without a comment are required.
@@ -121,6 +122,7 @@ type Server struct {
 	sessions    *sessionCache
 	lastSeen    *lastSeen
 	remotes     *remoteProfiles
+	told        *toldRooms
 	spread      *profileSpreader
 	metrics     *metrics
 }
@@ -158,6 +160,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if s.remotes, err = newRemoteProfiles(cfg.Fed); err != nil {
+		return nil, err
+	}
+	if s.told, err = newToldRooms(cfg); err != nil {
 		return nil, err
 	}
 	s.spread = newProfileSpreader(s)

@@ -62,7 +62,7 @@ func shortTokenError(kind string, err error) error {
 
 // deleteExpired removes what has expired by itself.
 func (s *Server) deleteExpired(ctx context.Context) error {
-	for _, stmt := range []string{deleteExpiredShortTokens, deleteExpiredUIA} {
+	for _, stmt := range []string{deleteExpiredShortTokens, deleteExpiredUIA, deleteExpiredWalks} {
 		if _, err := s.db.Exec(ctx, stmt, s.nowMS()); err != nil {
 			return fmt.Errorf("removing expired tokens: %w", err)
 		}

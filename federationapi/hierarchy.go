@@ -6,7 +6,6 @@ import (
 
 	"weft/internal/eventstore"
 	"weft/internal/httpapi"
-	"weft/internal/nid"
 	"weft/internal/spaces"
 	"weft/internal/statetree"
 	"weft/matrix/id"
@@ -61,9 +60,19 @@ func (s *Server) GetSpaceHierarchy(ctx context.Context, r *httpapi.Request) (any
 // addChildren adds what a server may know of a space's children. Of those that this
 // server is not in it has nothing to tell: they are in none of the lists.
 func (s *Server) addChildren(ctx context.Context, server id.Server, h *spaces.Hierarchy) error {
-	known, err := s.residentRooms(ctx, h.Room.Children)
+	ids := make([]id.Room, len(h.Room.Children))
+	for i := range ids {
+		ids[i] = h.Room.Children[i].Room()
+	}
+	resident, err := s.Events.RoomsWithServer(ctx, ids, s.ServerName)
 	if err != nil {
 		return err
+	}
+	var known []*eventstore.Room
+	for _, i := range ids {
+		if room := resident[i]; room != nil {
+			known = append(known, room)
+		}
 	}
 	summaries, err := s.describe(ctx, server, known)
 	if err != nil {
@@ -77,41 +86,6 @@ func (s *Server) addChildren(ctx context.Context, server id.Server, h *spaces.Hi
 		}
 	}
 	return nil
-}
-
-// residentRooms gives the children that this server is in, in their order.
-func (s *Server) residentRooms(ctx context.Context, links []spaces.Child) ([]*eventstore.Room, error) {
-	ids := make([]id.Room, len(links))
-	for i := range links {
-		ids[i] = links[i].Room()
-	}
-	nids, err := s.Events.RoomNIDs(ctx, ids)
-	if err != nil {
-		return nil, err
-	}
-	numbers := make([]nid.Room, 0, len(nids))
-	for _, n := range nids {
-		numbers = append(numbers, n)
-	}
-	rows, err := s.Events.Rooms(ctx, numbers)
-	if err != nil {
-		return nil, err
-	}
-	var out []*eventstore.Room
-	for _, i := range ids {
-		row := rows[nids[i]]
-		if row == nil || row.Stub {
-			continue
-		}
-		in, err := s.Events.ServerInRoom(ctx, row.NID, s.ServerName)
-		if err != nil {
-			return nil, err
-		}
-		if in {
-			out = append(out, row)
-		}
-	}
-	return out, nil
 }
 
 // describe gives the summaries of rooms, nil for those that the server has no way

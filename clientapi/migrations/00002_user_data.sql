@@ -49,3 +49,13 @@ CREATE TABLE user_search (
     localpart TEXT PRIMARY KEY,
     words TEXT NOT NULL
 );
+
+-- Where a page of a space's hierarchy ended, for the next one.
+CREATE TABLE space_walks (
+    token_hash BYTEA PRIMARY KEY,
+    localpart TEXT NOT NULL,
+    walk BYTEA NOT NULL,
+    expires_ts BIGINT NOT NULL
+);
+CREATE INDEX space_walks_user ON space_walks (localpart, expires_ts);
+CREATE INDEX space_walks_expiry ON space_walks (expires_ts);

@@ -67,6 +67,11 @@ func TestMembers(t *testing.T) {
 		if rooms, err := w.r.RoomsOfServer(ctx, "away"); err != nil || !slices.Equal(rooms, []nid.Room{r.nid, other.nid}) {
 			t.Errorf("rooms of the server %v (%v)", rooms, err)
 		}
+		alone := w.newRoom("11", alice)
+		some, err := w.r.RoomsWithServer(ctx, []id.Room{alone.id, other.id, "!unknown:home"}, "away")
+		if err != nil || len(some) != 1 || some[other.id] == nil || some[other.id].NID != other.nid || some[other.id].Joined != 2 {
+			t.Errorf("of some rooms, those with the server: %v (%v)", some, err)
+		}
 		if rooms, err := w.r.SharedRooms(ctx, alice, carol); err != nil || !slices.Equal(rooms, []nid.Room{r.nid, other.nid}) {
 			t.Errorf("shared rooms %v (%v)", rooms, err)
 		}

@@ -27,6 +27,8 @@ const (
 		FROM room_members r JOIN room_members l ON l.room_nid = r.room_nid AND l.local = 1 AND l.membership = 1
 		WHERE r.user_nid = $1 AND r.membership = 1`
 	serverRoomsSQL = `SELECT room_nid FROM room_servers WHERE server = $1 ORDER BY room_nid`
+	roomsOfThemSQL = roomColumns + `WHERE EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = rooms.room_nid AND s.server = $1)
+		AND room_id IN `
 )
 
 // Servers gives the servers with a joined member in a room.
@@ -43,6 +45,23 @@ func (r *Reader) ServerInRoom(ctx context.Context, room nid.Room, server id.Serv
 // RoomsOfServer gives the rooms in which a server has a joined member.
 func (r *Reader) RoomsOfServer(ctx context.Context, server id.Server) ([]nid.Room, error) {
 	return numbers[nid.Room](ctx, r, serverRoomsSQL, string(server))
+}
+
+// RoomsWithServer gives those of some rooms in which a server has a joined member.
+func (r *Reader) RoomsWithServer(ctx context.Context, rooms []id.Room, server id.Server) (map[id.Room]*Room, error) {
+	ids := make([]any, len(rooms))
+	for i, room := range rooms {
+		ids[i] = string(room)
+	}
+	out := make(map[id.Room]*Room)
+	err := r.chunked(ctx, roomsOfThemSQL, []any{string(server)}, ids, func(row func(...any) error) error {
+		room, err := scanRoom(row)
+		if err == nil {
+			out[room.ID] = room
+		}
+		return err
+	})
+	return out, err
 }
 
 // SharedRooms gives the rooms in which both users are joined.

@@ -103,18 +103,17 @@ func (c *Client) QueryPublicRooms(ctx context.Context, server id.Server, p Publi
 	})
 }
 
-// GetHierarchy fetches a space and its children. The result is the response's
-// body.
+// maxHierarchy bounds a hierarchy: a thousand children and their events.
+const maxHierarchy = 4 << 20
+
+// GetHierarchy fetches a space and its children, also those that are not suggested. The
+// result is the response's body.
 //
 // spec: server-server §16, GET /_matrix/federation/v1/hierarchy/{roomId}
-func (c *Client) GetHierarchy(ctx context.Context, server id.Server, room id.Room, suggestedOnly bool) (json.RawMessage, error) {
-	q := url.Values{}
-	if suggestedOnly {
-		q.Set("suggested_only", "true")
-	}
+func (c *Client) GetHierarchy(ctx context.Context, server id.Server, room id.Room) (json.RawMessage, error) {
 	return c.object(ctx, Request{
-		Destination: server, Method: http.MethodGet,
-		Path: path(federationV1+"/hierarchy", q, string(room)),
+		Destination: server, Method: http.MethodGet, MaxResponse: maxHierarchy,
+		Path: path(federationV1+"/hierarchy", nil, string(room)),
 	})
 }
 
