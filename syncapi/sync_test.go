@@ -8,6 +8,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/internal/eventstore"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
 	"weft/matrix/id"
@@ -173,6 +174,54 @@ func TestSyncTakenBack(t *testing.T) {
 			expect(t, what+", limited", got.in("leave", r, "timeline.limited").Bool(), false)
 			expect(t, what+", state", got.in("leave", r, "state").Exists(), false)
 			expect(t, what+", later", e.sync(bob, got.next()).in("leave", r, "").Exists(), false)
+		}
+	})
+}
+
+// A state event from another branch of the room than the timeline's is in the state or in the
+// timeline, whatever the timeline's filter hides, and once: a client knows the room's name.
+func TestSyncMergedBranches(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		r := e.newRoom(alice)
+		fork := r.say(alice, "1")
+		r.say(alice, "3")
+		last := r.say(alice, "4")
+		since := e.sync(alice, "").next()
+		r.tips = []*eventstore.Event{fork}
+		name := r.state_(alice, "m.room.name", "", obj{"name": "N"})
+		between := e.sync(alice, since).next()
+		r.tips = []*eventstore.Event{last, name}
+		merge := r.send(alice, "x.merge", obj{})
+		expect(t, "parents of the merge", len(merge.PrevEvents), 2)
+		for _, c := range []struct{ filter, since, timeline, named string }{
+			{`{}`, "", "create member 1 3 4 name x.merge", "timeline"},
+			{`{"limit":1}`, "", "x.merge", "state"},
+			{`{"limit":2}`, "", "name x.merge", "timeline"},
+			// Events are in the order of their arrival (client-server §6.4): the name is the latest that passes.
+			{`{"not_types":["x.merge"],"limit":1}`, "", "name", "timeline"},
+			{`{"not_types":["x.merge","m.room.name"],"limit":1}`, "", "4", "state"},
+			{`{"not_types":["m.room.name"],"limit":2}`, "", "4 x.merge", "state"},
+			{`{"types":[]}`, "", "", "state"},
+			{`{}`, since, "name x.merge", "timeline"},
+			{`{"limit":1}`, since, "x.merge", "state"},
+			{`{"not_types":["x.merge"]}`, since, "name", "timeline"},
+			{`{"not_types":["x.merge","m.room.name"]}`, since, "", "state"},
+			{`{"not_types":["x.merge"]}`, between, "", ""},
+		} {
+			what := c.filter + " since " + c.since
+			got := e.sync(alice, c.since, "filter", `{"room":{"timeline":`+c.filter+`}}`)
+			expect(t, what, bodies(got.in("join", r, "timeline.events")), c.timeline)
+			var named []string
+			for _, part := range []string{"state", "timeline"} {
+				for _, ev := range got.in("join", r, part+".events").Array() {
+					if ev.Get("event_id").Str == string(name.ID) {
+						named = append(named, part)
+					}
+				}
+			}
+			expect(t, what+": the name is in", strings.Join(named, " "), c.named)
+			after := e.sync(alice, c.since, "filter", `{"room":{"timeline":`+c.filter+`}}`, "use_state_after", "true")
+			expect(t, what+": state_after has the name", strings.Contains(after.in("join", r, "state_after").Raw, string(name.ID)), c.named != "")
 		}
 	})
 }
