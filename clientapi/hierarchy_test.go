@@ -350,6 +350,15 @@ func TestHierarchyOfARemoteRoot(t *testing.T) {
 			e.want(403, "M_FORBIDDEN", "GET", c1+"/rooms/"+room+"/hierarchy", token, nil)
 		}
 
+		// Whoever is invited may see the room, and the server of whoever invited knows it.
+		bob, _ := e.register("bob")
+		invite := e.newRoom("@x:away")
+		invite.set("@x:away", "m.room.member", "@bob:test", obj{"membership": "invite"})
+		e.fed.told["away"+string(invite.id)] = told(invite.id, "party", "m.space", "invite", nil, nil)
+		same(t, "invited", e.tree(e.ok("GET", invite.tree(), bob, nil)), "party")
+		same(t, "membership", e.ok("GET", c1+"/room_summary/"+string(invite.id), bob, nil).Get("membership").Str, "invite")
+		e.want(403, "M_FORBIDDEN", "GET", invite.tree(), token, nil)
+
 		summary := c1 + "/room_summary/!space:away"
 		if a := e.ok("GET", summary, token, nil); a.Get("name").Str != "space" || a.Get("children_state").Exists() || a.Get("membership").Exists() {
 			t.Errorf("got %s", a.Raw)
