@@ -1,0 +1,287 @@
+package remote
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"net/http"
+	"strings"
+	"sync"
+
+	"weft/matrix/id"
+	"weft/matrix/merr"
+)
+
+const (
+	// maxBody bounds the body of a request: a transaction of 50 PDUs and 100 EDUs of
+	// the largest size.
+	maxBody = 16 << 20
+	// maxProblems bounds the refusals that are remembered.
+	maxProblems = 100
+)
+
+// endpoint is a row of the table of what is served.
+type endpoint struct {
+	// pattern is the method and path, as http.ServeMux reads them.
+	pattern string
+	// open endpoints are asked without a signature.
+	open  bool
+	serve func(*request) (any, error)
+}
+
+// request is an inbound request whose signature was verified.
+type request struct {
+	*http.Request
+	// at is the name that was asked, origin the server that asks; it is empty
+	// for open endpoints.
+	at     *identity
+	origin id.Server
+	body   []byte
+}
+
+// errCutShort marks an answer whose beginning has been sent.
+var errCutShort = errors.New("the answer was cut short")
+
+// streamed is a response that is written piece by piece.
+type streamed func(w io.Writer) error
+
+const (
+	fedV1 = "/_matrix/federation/v1/"
+	fedV2 = "/_matrix/federation/v2/"
+)
+
+// endpoints is what a server answers. Whatever is not here is unrecognised.
+func (s *Server) endpoints() []endpoint {
+	return []endpoint{
+		{"GET /_matrix/key/v2/server", true, s.getKeys},
+		{"GET /_matrix/key/v2/server/{keyId}", true, s.getKeys},
+		{"GET /_matrix/key/v2/query/{serverName}", true, s.queryKeysOf},
+		{"POST /_matrix/key/v2/query", true, s.queryKeys},
+		{"GET " + fedV1 + "version", true, s.getVersion},
+
+		{"GET " + fedV1 + "make_join/{roomId}/{userId}", false, s.makeJoin},
+		{"PUT " + fedV1 + "send_join/{roomId}/{eventId}", false, s.sendJoinV1},
+		{"PUT " + fedV2 + "send_join/{roomId}/{eventId}", false, s.sendJoinV2},
+		{"GET " + fedV1 + "make_leave/{roomId}/{userId}", false, s.makeLeave},
+		{"PUT " + fedV1 + "send_leave/{roomId}/{eventId}", false, s.sendLeaveV1},
+		{"PUT " + fedV2 + "send_leave/{roomId}/{eventId}", false, s.sendLeaveV2},
+
+		{"GET " + fedV1 + "event/{eventId}", false, s.getEvent},
+		{"GET " + fedV1 + "event_auth/{roomId}/{eventId}", false, s.getEventAuth},
+		{"GET " + fedV1 + "state/{roomId}", false, s.getState},
+		{"GET " + fedV1 + "state_ids/{roomId}", false, s.getStateIDs},
+		{"GET " + fedV1 + "backfill/{roomId}", false, s.backfill},
+		{"POST " + fedV1 + "get_missing_events/{roomId}", false, s.getMissingEvents},
+
+		{"PUT " + fedV1 + "send/{txnId}", false, s.receiveTransaction},
+		{"GET " + fedV1 + "query/profile", false, s.queryProfile},
+		{"GET " + fedV1 + "user/devices/{userId}", false, s.userDevices},
+		{"POST " + fedV1 + "user/keys/query", false, s.userKeys},
+		{"POST " + fedV1 + "user/keys/claim", false, s.claimKeys},
+	}
+}
+
+// handler serves one of the names.
+func (s *Server) handler(i *identity, slots chan struct{}) http.Handler {
+	mux := http.NewServeMux()
+	for _, e := range s.endpoints() {
+		mux.Handle(e.pattern, s.serveEndpoint(i, e))
+	}
+	// spec: server-server §1.2 (Unsupported endpoints)
+	mux.Handle("/", s.serveEndpoint(i, endpoint{"unrecognised", true, func(r *request) (any, error) {
+		return nil, merr.Unrecognized("this server does not serve %s %s", r.Method, r.URL.Path)
+	}}))
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		select {
+		case slots <- struct{}{}:
+			defer func() { <-slots }()
+			mux.ServeHTTP(w, r)
+		case <-r.Context().Done():
+		}
+	})
+}
+
+// serveEndpoint reads and verifies a request, answers it and counts it.
+func (s *Server) serveEndpoint(i *identity, e endpoint) http.Handler {
+	name := endpointName(e.pattern)
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		out := &countingWriter{w: w}
+		res, err := s.answer(i, e, w, r)
+		w.Header().Set("Content-Type", "application/json")
+		if err == nil {
+			err = writeResponse(out, res)
+		} else {
+			writeError(w, out, err)
+		}
+		s.traffic.count(name, r, out.n, err)
+		if err != nil {
+			s.opts.Log.WithError(err).WithField("at", i.name).Debugf("%s %s", r.Method, r.URL.Path)
+		}
+		if errors.Is(err, errCutShort) {
+			// The header is out; only a broken connection can tell.
+			panic(http.ErrAbortHandler)
+		}
+	})
+}
+
+func (s *Server) answer(i *identity, e endpoint, w http.ResponseWriter, r *http.Request) (any, error) {
+	req := &request{Request: r, at: i}
+	var err error
+	if req.body, err = io.ReadAll(http.MaxBytesReader(w, r.Body, maxBody)); err != nil {
+		return nil, fmt.Errorf("%w: %w", merr.TooLarge("the body could not be read"), err)
+	}
+	if !e.open {
+		if req.origin, err = s.ring.VerifyRequest(r, req.body, i.name); err != nil {
+			return nil, err
+		}
+	}
+	return e.serve(req)
+}
+
+// writeResponse writes a successful answer. An error means that it was cut short.
+func writeResponse(w io.Writer, res any) error {
+	switch v := res.(type) {
+	case streamed:
+		if err := v(w); err != nil {
+			return fmt.Errorf("%w: %w", errCutShort, err)
+		}
+		return nil
+	case json.RawMessage:
+		_, err := w.Write(v)
+		return err
+	case nil:
+		_, err := w.Write([]byte("{}"))
+		return err
+	default:
+		body, err := json.Marshal(v)
+		if err != nil {
+			return err
+		}
+		_, err = w.Write(body)
+		return err
+	}
+}
+
+func writeError(h http.ResponseWriter, w io.Writer, err error) {
+	e := merr.From(err)
+	body, merrErr := json.Marshal(e)
+	if merrErr != nil {
+		body = []byte(`{"errcode":"M_UNKNOWN","error":"the error could not be written"}`)
+	}
+	h.WriteHeader(e.Status)
+	// Whoever does not take it has gone away.
+	_, _ = w.Write(body)
+}
+
+// endpointName gives the segment that names an endpoint: "send_join" of
+// "PUT /_matrix/federation/v2/send_join/{roomId}/{eventId}".
+func endpointName(pattern string) string {
+	_, path, ok := strings.Cut(pattern, " ")
+	if !ok {
+		return pattern
+	}
+	path, _, _ = strings.Cut(path, "/{")
+	if rest, ok := strings.CutPrefix(path, fedV1); ok {
+		return rest
+	}
+	if rest, ok := strings.CutPrefix(path, fedV2); ok {
+		return rest
+	}
+	return strings.TrimPrefix(path, "/_matrix/")
+}
+
+// Count is what was asked of one endpoint.
+type Count struct {
+	// Requests are all requests, Failed those that were answered with an error.
+	Requests, Failed int
+	// Bytes is the size of the answers.
+	Bytes int64
+}
+
+// traffic counts requests.
+type traffic struct {
+	mu       sync.Mutex
+	counts   map[string]Count
+	edus     map[string]int
+	problems []string
+}
+
+func newTraffic() *traffic {
+	return &traffic{counts: make(map[string]Count), edus: make(map[string]int)}
+}
+
+func (t *traffic) count(name string, r *http.Request, bytes int64, err error) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	c := t.counts[name]
+	c.Requests++
+	c.Bytes += bytes
+	if err != nil {
+		c.Failed++
+		if len(t.problems) < maxProblems && !errors.Is(err, context.Canceled) {
+			t.problems = append(t.problems, fmt.Sprintf("%s %s: %v", r.Method, r.URL.Path, err))
+		}
+	}
+	t.counts[name] = c
+}
+
+// Traffic gives what was asked so far, by the endpoints' names, such as "send_join"
+// and "key/v2/server".
+func (s *Server) Traffic() map[string]Count {
+	s.traffic.mu.Lock()
+	defer s.traffic.mu.Unlock()
+	out := make(map[string]Count, len(s.traffic.counts))
+	for k, v := range s.traffic.counts {
+		out[k] = v
+	}
+	return out
+}
+
+// EDUs gives how many EDUs came, by type.
+func (s *Server) EDUs() map[string]int {
+	s.traffic.mu.Lock()
+	defer s.traffic.mu.Unlock()
+	out := make(map[string]int, len(s.traffic.edus))
+	for k, v := range s.traffic.edus {
+		out[k] = v
+	}
+	return out
+}
+
+// Problems lists the first requests that were refused, and events that were not
+// accepted: a server under test that causes any did something wrong, or asked for
+// something that a synthetic server does not serve.
+func (s *Server) Problems() []string {
+	s.traffic.mu.Lock()
+	defer s.traffic.mu.Unlock()
+	return append([]string(nil), s.traffic.problems...)
+}
+
+func (t *traffic) problem(format string, args ...any) {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	if len(t.problems) < maxProblems {
+		t.problems = append(t.problems, fmt.Sprintf(format, args...))
+	}
+}
+
+func (r *request) room(s *Server) (*Room, error) {
+	roomID, err := id.ParseRoom(r.PathValue("roomId"))
+	if err != nil {
+		return nil, err
+	}
+	room := s.room(roomID)
+	if room == nil {
+		return nil, merr.NotFound("the room %s is not known here", roomID)
+	}
+	return room, nil
+}
+
+func (r *request) decode(v any) error {
+	if err := json.Unmarshal(r.body, v); err != nil {
+		return merr.BadJSON("the body is malformed: %v", err)
+	}
+	return nil
+}
