@@ -86,10 +86,14 @@ func (o *object) list(name string, n int, element func(int)) {
 	o.byte(']')
 }
 
+// close writes the end. The error is nil when everything was handed to the
+// connection. Whether the last piece of it was taken is not known: whoever has read
+// the closing brace may end the stream before the write that brought it returns, and
+// then that write fails.
 func (o *object) close() error {
 	o.byte('}')
 	if o.err == nil {
-		o.err = o.w.Flush()
+		_ = o.w.Flush()
 	}
 	return o.err
 }
