@@ -36,8 +36,9 @@ type cast struct {
 	others []id.User
 }
 
-// maxOthers bounds those of whom a branchy inflow makes use.
-const maxOthers = 256
+// maxOthers bounds those of whom a branchy inflow makes use, and with it how far a
+// state can depart from that which the room began with.
+const maxOthers = 64
 
 func (s *Server) newCast(members int) cast {
 	var c cast

@@ -266,10 +266,3 @@ func TestInflowsThatAreRefused(t *testing.T) {
 		}
 	}
 }
-
-func BenchmarkNewRoom(b *testing.B) {
-	s := serve(b, Options{Servers: 8})
-	for b.Loop() {
-		newRoom(b, s, RoomOptions{Members: 10_000})
-	}
-}

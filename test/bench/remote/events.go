@@ -150,7 +150,7 @@ func (s *Server) getEventAuth(r *request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	list := room.entries(chain)
+	list := room.entries(room.served(chain))
 	return streamed(func(w io.Writer) error {
 		o := newObject(w)
 		o.events("auth_chain", list)
@@ -173,7 +173,7 @@ func (s *Server) stateAt(r *request) (stateEvents, chain []entry, err error) {
 	if err != nil {
 		return nil, nil, err
 	}
-	return room.stateEntries(st), room.entries(set), nil
+	return room.stateEntries(st), room.entries(room.served(set)), nil
 }
 
 // getState gives the state before an event.

@@ -70,9 +70,9 @@ func (s *Server) newIdentity() (*identity, error) {
 func (i *identity) public() ed25519.PublicKey { return i.key.Public().(ed25519.PublicKey) }
 
 // serve answers requests until stop.
-func (i *identity) serve(s *Server, cert tls.Certificate, slots chan struct{}) {
+func (i *identity) serve(s *Server, cert tls.Certificate) {
 	i.http = &http.Server{
-		Handler: s.handler(i, slots), ErrorLog: s.httpLog(),
+		Handler: s.handler(i), ErrorLog: s.httpLog(),
 		TLSConfig:         &tls.Config{Certificates: []tls.Certificate{cert}, MinVersion: tls.VersionTLS12},
 		ReadHeaderTimeout: readHeaderTimeout, MaxHeaderBytes: maxHeaderBytes,
 		BaseContext: func(net.Listener) context.Context { return s.ctx },
@@ -84,17 +84,13 @@ func (i *identity) serve(s *Server, cert tls.Certificate, slots chan struct{}) {
 	})
 }
 
-// stop ends requests and gives the port back. Those that do not end while ctx lasts
-// are cut off.
-func (i *identity) stop(ctx context.Context) error {
+// stop gives the port back and closes the connections.
+func (i *identity) stop() error {
 	i.client.Close()
 	if i.http == nil {
 		return i.listener.Close()
 	}
-	if err := i.http.Shutdown(ctx); err != nil {
-		return errors.Join(err, i.http.Close())
-	}
-	return nil
+	return i.http.Close()
 }
 
 // keyObject is what the name publishes of its key.

@@ -131,7 +131,7 @@ func (s *Server) sendJoin(r *request) (func(io.Writer) error, error) {
 	if err != nil {
 		return nil, err
 	}
-	chainEvents := room.entries(chain)
+	chainEvents := room.entries(room.served(chain))
 	room.joined(e, sent)
 	return func(w io.Writer) error {
 		c := &countingWriter{w: w}

@@ -84,7 +84,7 @@ func (s *Server) endpoints() []endpoint {
 }
 
 // handler serves one of the names.
-func (s *Server) handler(i *identity, slots chan struct{}) http.Handler {
+func (s *Server) handler(i *identity) http.Handler {
 	mux := http.NewServeMux()
 	for _, e := range s.endpoints() {
 		mux.Handle(e.pattern, s.serveEndpoint(i, e))
@@ -95,8 +95,8 @@ func (s *Server) handler(i *identity, slots chan struct{}) http.Handler {
 	}}))
 	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
 		select {
-		case slots <- struct{}{}:
-			defer func() { <-slots }()
+		case s.slots <- struct{}{}:
+			defer func() { <-s.slots }()
 			mux.ServeHTTP(w, r)
 		case <-r.Context().Done():
 		}

@@ -55,6 +55,7 @@ type Server struct {
 	ring       *keyring.Keyring
 	traffic    *traffic
 	txn        atomic.Int64
+	slots      chan struct{} // requests that are answered
 
 	mu     sync.RWMutex
 	rooms  map[id.Room]*Room
@@ -86,7 +87,7 @@ func Serve(ctx context.Context, o Options) (*Server, error) {
 		quiet.SetOutput(io.Discard)
 		o.Log = quiet
 	}
-	s := &Server{opts: o, authority: o.Authority, traffic: newTraffic(),
+	s := &Server{opts: o, authority: o.Authority, traffic: newTraffic(), slots: make(chan struct{}, maxRequests),
 		rooms: make(map[id.Room]*Room), routes: make(map[string]string)}
 	s.ctx, s.cancel = context.WithCancel(ctx)
 	if err := s.start(); err != nil {
@@ -126,9 +127,8 @@ func (s *Server) start() (err error) {
 	if err != nil {
 		return fmt.Errorf("remote: %w", err)
 	}
-	slots := make(chan struct{}, maxRequests)
 	for _, i := range s.identities {
-		i.serve(s, cert, slots)
+		i.serve(s, cert)
 	}
 	return nil
 }
@@ -157,20 +157,33 @@ func (s *Server) Route(name id.Server, address string) {
 	s.routes[host] = address
 }
 
-// Close stops the server and waits until nothing of it runs any more.
+// Close cuts off what is under way and waits until nothing of the server runs any more.
 func (s *Server) Close() error {
 	s.close.Do(func() {
 		s.cancel()
-		ctx, cancel := context.WithTimeout(context.WithoutCancel(s.ctx), closeTimeout)
-		defer cancel()
 		var errs []error
 		for _, i := range s.identities {
-			errs = append(errs, i.stop(ctx))
+			errs = append(errs, i.stop())
 		}
 		s.wg.Wait()
-		s.err = errors.Join(errs...)
+		s.err = errors.Join(append(errs, s.settle())...)
 	})
 	return s.err
+}
+
+// settle waits for the requests that are answered: they hold all slots but those that
+// can be had. Their contexts have ended.
+func (s *Server) settle() error {
+	timer := time.NewTimer(closeTimeout)
+	defer timer.Stop()
+	for range maxRequests {
+		select {
+		case s.slots <- struct{}{}:
+		case <-timer.C:
+			return errors.New("remote: some requests do not end")
+		}
+	}
+	return nil
 }
 
 // dial leads names that have a route to it, and others where they say.

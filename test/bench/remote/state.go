@@ -256,6 +256,15 @@ func (r *Room) authChain(of []id.Event) (map[id.Event]bool, error) {
 	return chain, nil
 }
 
+// served is a chain as other servers are given it: from version 12 on with the create
+// event, which authorises all others without being named by them.
+func (r *Room) served(chain map[id.Event]bool) map[id.Event]bool {
+	if r.rules.RoomIDIsCreateHash {
+		chain[eventauth.CreateEventID(r.ID)] = true
+	}
+	return chain
+}
+
 // stateAuthChain gives the auth chain of a whole state.
 func (r *Room) stateAuthChain(st state) (map[id.Event]bool, error) {
 	var seeds []id.Event
