@@ -40,93 +40,116 @@ func newRoom(t testing.TB, s *Server, o RoomOptions) *Room {
 var versions = []event.RoomVersion{"10", "11", "12"}
 
 // judge receives a room's history as another server does, by the plain definitions:
-// whole states in maps, every event parsed anew, all its auth events looked at. It
-// gives the state after all of them.
-func judge(t *testing.T, r *Room) map[key]id.Event {
+// whole states in maps, every event parsed anew, all its auth events looked at.
+type judge struct {
+	t      *testing.T
+	r      *Room
+	events stateres.MapEvents
+	after  map[id.Event]map[key]id.Event
+	heads  map[id.Event]bool
+}
+
+// judged gives the state after all events of a room.
+func judged(t *testing.T, r *Room) map[key]id.Event {
 	t.Helper()
-	keys := func(server id.Server, kid id.KeyID, _ int64) (ed25519.PublicKey, bool) {
-		i := r.s.identity(server)
-		if i == nil || i.keyID != kid {
-			return nil, false
-		}
-		return i.public(), true
-	}
-	events := stateres.MapEvents{}
-	after := map[id.Event]map[key]id.Event{}
-	heads := map[id.Event]bool{}
-	resolve := func(prev []id.Event) map[key]id.Event {
-		var sets []map[key]id.Event
-		for _, p := range prev {
-			if after[p] == nil {
-				t.Fatalf("the parent %s comes later", p)
-			}
-			sets = append(sets, after[p])
-		}
-		if len(sets) == 1 {
-			return sets[0]
-		}
-		st, err := stateres.Resolve(r.rules, sets, events, nil)
-		if err != nil {
-			t.Fatal(err)
-		}
-		return st
-	}
+	j := &judge{t: t, r: r, events: stateres.MapEvents{}, after: map[id.Event]map[key]id.Event{}, heads: map[id.Event]bool{}}
 	for n, entry := range r.events.list {
-		e, err := event.Parse(entry.json, r.rules)
-		if err != nil {
-			t.Fatalf("event %d: %v\n%s", n, err, entry.json)
+		j.receive(n, j.parse(n, entry))
+	}
+	return j.resolve(slices.Sorted(maps.Keys(j.heads)))
+}
+
+// keys gives the keys of the room's servers.
+func (j *judge) keys(server id.Server, kid id.KeyID, _ int64) (ed25519.PublicKey, bool) {
+	i := j.r.s.identity(server)
+	if i == nil || i.keyID != kid {
+		return nil, false
+	}
+	return i.public(), true
+}
+
+// parse checks form, hash, event ID, room and signatures.
+func (j *judge) parse(n int, from entry) *event.Event {
+	j.t.Helper()
+	e, err := event.Parse(from.json, j.r.rules)
+	if err != nil {
+		j.t.Fatalf("event %d: %v\n%s", n, err, from.json)
+	}
+	if e.ID != from.id || e.Redacted() || e.RoomID != j.r.ID {
+		j.t.Fatalf("event %d: ID %s, kept as %s; redacted: %v; room %s", n, e.ID, from.id, e.Redacted(), e.RoomID)
+	}
+	if err := e.VerifySignatures(j.keys); err != nil {
+		j.t.Fatalf("event %d: %v", n, err)
+	}
+	return e
+}
+
+// resolve gives the state after some events.
+func (j *judge) resolve(prev []id.Event) map[key]id.Event {
+	j.t.Helper()
+	var sets []map[key]id.Event
+	for _, p := range prev {
+		if j.after[p] == nil {
+			j.t.Fatalf("the parent %s comes later", p)
 		}
-		if e.ID != entry.id || e.Redacted() || e.RoomID != r.ID {
-			t.Fatalf("event %d: ID %s, kept as %s; redacted: %v; room %s", n, e.ID, entry.id, e.Redacted(), e.RoomID)
+		sets = append(sets, j.after[p])
+	}
+	if len(sets) == 1 {
+		return sets[0]
+	}
+	st, err := stateres.Resolve(j.r.rules, sets, j.events, nil)
+	if err != nil {
+		j.t.Fatal(err)
+	}
+	return st
+}
+
+// receive checks an event's place in the graph and that it is allowed.
+func (j *judge) receive(n int, e *event.Event) {
+	j.t.Helper()
+	before := map[key]id.Event{}
+	if n > 0 {
+		before = j.resolve(e.PrevEvents)
+	}
+	depth := int64(0)
+	for _, p := range e.PrevEvents {
+		depth = max(depth, j.events[p].Depth)
+		delete(j.heads, p)
+	}
+	if e.Depth != depth+1 {
+		j.t.Fatalf("event %d has depth %d after %d", n, e.Depth, depth)
+	}
+	var auth []*event.Event
+	for _, a := range e.AuthEvents {
+		if j.events[a] == nil {
+			j.t.Fatalf("event %d: the auth event %s comes later", n, a)
 		}
-		if err := e.VerifySignatures(keys); err != nil {
-			t.Fatalf("event %d: %v", n, err)
-		}
-		before := map[key]id.Event{}
-		if n > 0 {
-			before = resolve(e.PrevEvents)
-		}
-		depth := int64(0)
-		for _, p := range e.PrevEvents {
-			depth = max(depth, events[p].Depth)
-			delete(heads, p)
-		}
-		if e.Depth != depth+1 {
-			t.Fatalf("event %d has depth %d after %d", n, e.Depth, depth)
-		}
-		var auth []*event.Event
-		for _, a := range e.AuthEvents {
-			if events[a] == nil {
-				t.Fatalf("event %d: the auth event %s comes later", n, a)
-			}
-			auth = append(auth, events[a])
-		}
-		if err := eventauth.CheckAuthEvents(e, auth, nil); err != nil {
-			t.Fatalf("event %d: %v", n, err)
-		}
-		state := eventauth.MapState{}
-		for _, k := range append(eventauth.NeededKeys(e), key{Type: eventauth.TypeCreate}) {
-			if before[k] != "" {
-				state.Put(events[before[k]])
-			}
-		}
-		if err := eventauth.Check(e, state); err != nil {
-			t.Fatalf("event %d (%s): %v", n, e.Type, err)
-		}
-		events[e.ID] = e
-		heads[e.ID] = true
-		after[e.ID] = before
-		if e.IsState {
-			after[e.ID] = maps.Clone(before)
-			after[e.ID][key{Type: e.Type, StateKey: e.StateKey}] = e.ID
+		auth = append(auth, j.events[a])
+	}
+	if err := eventauth.CheckAuthEvents(e, auth, nil); err != nil {
+		j.t.Fatalf("event %d: %v", n, err)
+	}
+	state := eventauth.MapState{}
+	for _, k := range append(eventauth.NeededKeys(e), key{Type: eventauth.TypeCreate}) {
+		if before[k] != "" {
+			state.Put(j.events[before[k]])
 		}
 	}
-	return resolve(slices.Sorted(maps.Keys(heads)))
+	if err := eventauth.Check(e, state); err != nil {
+		j.t.Fatalf("event %d (%s): %v", n, e.Type, err)
+	}
+	j.events[e.ID] = e
+	j.heads[e.ID] = true
+	j.after[e.ID] = before
+	if e.IsState {
+		j.after[e.ID] = maps.Clone(before)
+		j.after[e.ID][key{Type: e.Type, StateKey: e.StateKey}] = e.ID
+	}
 }
 
 func checkAgainstJudge(t *testing.T, r *Room) {
 	t.Helper()
-	want := judge(t, r)
+	want := judged(t, r)
 	got, err := r.State()
 	if err != nil {
 		t.Fatal(err)

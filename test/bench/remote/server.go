@@ -31,8 +31,9 @@ const (
 
 // Options say what a Server is.
 type Options struct {
-	// Host is the loopback name or address that is listened on and that the server
-	// names begin with: "127.0.0.1" (the default) or "localhost".
+	// Host is the name or address of this machine that is listened on and that the
+	// server names begin with: "127.0.0.1" (the default), "localhost", or, for a server
+	// under test in a container, what it calls this machine.
 	Host string
 	// Servers is how many names the server goes by, 1 to MaxServers; 0 means 1.
 	Servers int
@@ -108,7 +109,7 @@ func (s *Server) start() (err error) {
 			return err
 		}
 	}
-	cert, err := s.authority.Issue("localhost", "127.0.0.1", "::1")
+	cert, err := s.authority.Issue(s.opts.Host, "localhost", "127.0.0.1", "::1")
 	if err != nil {
 		return err
 	}
