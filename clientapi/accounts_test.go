@@ -256,9 +256,7 @@ func TestLoginToken(t *testing.T) {
 		lt = get()
 		e.clock.Advance(loginTokenLifetime)
 		e.want(403, "M_FORBIDDEN", "POST", c3+"/login", "", obj{"type": "m.login.token", "token": lt})
-		if err := e.srv.deleteExpired(t.Context()); err != nil {
-			t.Fatal(err)
-		}
+		e.runUpkeep()
 		var n int
 		if err := e.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM short_tokens`).Scan(&n); err != nil || n != 0 {
 			t.Errorf("%d expired tokens are left (%v)", n, err)

@@ -111,6 +111,16 @@ type answer struct {
 }
 
 // do makes a request. body may be nil, a string of JSON or a value.
+// runUpkeep removes what has had its time.
+func (e *env) runUpkeep() {
+	e.t.Helper()
+	for _, task := range e.srv.upkeep() {
+		if _, err := task.Run(e.t.Context()); err != nil {
+			e.t.Fatal(err)
+		}
+	}
+}
+
 func (e *env) do(method, path, token string, body any) answer {
 	e.t.Helper()
 	var b []byte

@@ -183,7 +183,7 @@ func TestHierarchyPages(t *testing.T) {
 		bobs := from(token)
 		e.clock.Advance(walkLifetime)
 		e.want(400, "M_INVALID_PARAM", "GET", root.tree("from", bobs), token, nil)
-		e.srv.housekeep(t.Context())
+		e.runUpkeep()
 		var rows int
 		if err := e.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM space_walks`).Scan(&rows); err != nil || rows != 0 {
 			t.Errorf("%d walks are kept (%v)", rows, err)

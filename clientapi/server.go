@@ -18,6 +18,7 @@ import (
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	keyapi "weft/keyserver/api"
 	"weft/matrix/event"
 	"weft/matrix/id"
@@ -46,6 +47,7 @@ type Config struct {
 	Now        func() time.Time // nil: time.Now
 	ServerName id.Server
 	Metrics    prometheus.Registerer // may be nil
+	Upkeep     *upkeep.Keeper        // may be nil: nothing expires
 
 	Rooms     roomapi.Rooms
 	Directory roomapi.Directory
@@ -168,6 +170,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.spread = newProfileSpreader(s)
 	s.metrics = newMetrics(cfg.Metrics, func() float64 { return float64(s.sessions.cache.EstimatedSize()) })
 	s.passwords.done = s.metrics.passwords.Inc
+	cfg.Upkeep.Add(s.upkeep()...)
 	if err := s.createAppserviceUsers(ctx); err != nil {
 		return nil, err
 	}
@@ -185,8 +188,7 @@ const (
 const flushInterval = time.Minute
 
 // Run does the component's background work until ctx ends: it writes down when
-// devices were last seen, carries profile changes into rooms, and removes what
-// has expired.
+// devices were last seen, and carries profile changes into rooms.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
 	wg.Add(1)
@@ -201,7 +203,9 @@ func (s *Server) Run(ctx context.Context) error {
 	for {
 		select {
 		case <-tick.C:
-			s.housekeep(ctx)
+			if err := s.flushLastSeen(ctx); err != nil && !errors.Is(err, context.Canceled) {
+				s.log.WithError(err).Warn("could not write when devices were last seen")
+			}
 		case <-ctx.Done():
 			wg.Wait()
 			// The last look at devices is worth a moment after the end.
@@ -212,15 +216,6 @@ func (s *Server) Run(ctx context.Context) error {
 			}
 			return nil
 		}
-	}
-}
-
-func (s *Server) housekeep(ctx context.Context) {
-	if err := s.flushLastSeen(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		s.log.WithError(err).Warn("could not write when devices were last seen")
-	}
-	if err := s.deleteExpired(ctx); err != nil && !errors.Is(err, context.Canceled) {
-		s.log.WithError(err).Warn("could not remove expired sessions")
 	}
 }
 

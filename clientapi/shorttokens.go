@@ -23,9 +23,7 @@ const (
 	takeShortToken   = `DELETE FROM short_tokens WHERE kind = $1 AND token_hash = $2 AND expires_ts > $3 RETURNING localpart`
 	selectShortToken = `SELECT localpart FROM short_tokens WHERE kind = $1 AND token_hash = $2 AND expires_ts > $3`
 
-	deleteExpiredShortTokens = `DELETE FROM short_tokens WHERE expires_ts <= $1`
-	deleteExpiredUIA         = `DELETE FROM uia_sessions WHERE expires_ts <= $1`
-	deleteShortTokensOfUser  = `DELETE FROM short_tokens WHERE localpart = $1`
+	deleteShortTokensOfUser = `DELETE FROM short_tokens WHERE localpart = $1`
 )
 
 // newShortToken makes and stores a token of a kind.
@@ -56,16 +54,6 @@ func shortTokenError(kind string, err error) error {
 	}
 	if err != nil {
 		return fmt.Errorf("reading a %s token: %w", kind, err)
-	}
-	return nil
-}
-
-// deleteExpired removes what has expired by itself.
-func (s *Server) deleteExpired(ctx context.Context) error {
-	for _, stmt := range []string{deleteExpiredShortTokens, deleteExpiredUIA, deleteExpiredWalks} {
-		if _, err := s.db.Exec(ctx, stmt, s.nowMS()); err != nil {
-			return fmt.Errorf("removing expired tokens: %w", err)
-		}
 	}
 	return nil
 }

@@ -27,8 +27,7 @@ const (
 	selectWalk = `SELECT walk FROM space_walks WHERE token_hash = $1 AND localpart = $2 AND expires_ts > $3`
 	trimWalks  = `DELETE FROM space_walks WHERE localpart = $1 AND token_hash NOT IN
 		(SELECT token_hash FROM space_walks WHERE localpart = $1 ORDER BY expires_ts DESC, token_hash LIMIT $2)`
-	deleteExpiredWalks = `DELETE FROM space_walks WHERE expires_ts <= $1`
-	deleteWalksOfUser  = `DELETE FROM space_walks WHERE localpart = $1`
+	deleteWalksOfUser = `DELETE FROM space_walks WHERE localpart = $1`
 )
 
 // spaceWalk is a walk over the tree of a space, depth first, between two pages. It is

@@ -14,6 +14,7 @@ import (
 	"weft/internal/bus"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/keyserver/api"
 	"weft/matrix/id"
 )
@@ -31,7 +32,6 @@ const (
 	maxBackupKeyBytes  = 64 << 10
 	remoteConcurrency  = 16 // servers asked at the same time
 	maxRemoteTimeout   = 30 * time.Second
-	seenRetention      = 7 * 24 * time.Hour
 )
 
 // Rooms tells who shares rooms with whom. *eventstore.Reader implements it.
@@ -56,6 +56,7 @@ type Config struct {
 	DB         *sqldb.DB
 	Bus        bus.Bus
 	Log        logrus.FieldLogger
+	Upkeep     *upkeep.Keeper // may be nil: nothing is removed
 	Now        func() time.Time
 	ServerName id.Server
 	Rooms      Rooms
@@ -88,25 +89,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	return &Server{Config: cfg, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}, nil
-}
-
-const deleteSeenSQL = `DELETE FROM to_device_seen WHERE seen_ts < $1`
-
-// Run removes what is no longer needed until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		if _, err := s.DB.Exec(ctx, deleteSeenSQL, s.Now().Add(-seenRetention).UnixMilli()); err != nil && ctx.Err() == nil {
-			s.Log.WithError(err).Error("could not remove old to-device transaction IDs")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
-	}
+	s := &Server{Config: cfg, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}
+	cfg.Upkeep.Add(s.upkeep()...)
+	return s, nil
 }
 
 func (s *Server) local(u id.User) bool { return u.Server() == s.ServerName }

@@ -13,6 +13,7 @@ import (
 
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -41,6 +42,7 @@ type Remote interface {
 type Config struct {
 	DB         *sqldb.DB
 	Log        logrus.FieldLogger
+	Upkeep     *upkeep.Keeper // may be nil: nothing expires
 	Now        func() time.Time
 	ServerName id.Server
 	// Dir is the folder of the files.
@@ -82,25 +84,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, err
 	}
-	return &Server{
+	s := &Server{
 		Config: cfg, files: files,
 		scaling: semaphore.NewWeighted(int64(max(cfg.Scalers, 1))),
 		arrived: newArrivals(),
-	}, nil
-}
-
-// Run removes media that was announced and never uploaded, until ctx ends.
-func (s *Server) Run(ctx context.Context) error {
-	tick := time.NewTicker(time.Hour)
-	defer tick.Stop()
-	for {
-		if err := s.deleteExpired(ctx); err != nil && ctx.Err() == nil {
-			s.Log.WithError(err).Error("could not remove media that was never uploaded")
-		}
-		select {
-		case <-ctx.Done():
-			return nil
-		case <-tick.C:
-		}
 	}
+	cfg.Upkeep.Add(s.upkeep()...)
+	return s, nil
 }

@@ -226,7 +226,7 @@ func TestAnUploadThatNeverComesIsForgotten(t *testing.T) {
 		if rec := f.do("alice", "PUT", "/_matrix/media/v3/upload/here/"+mediaID, []byte("x")); rec.Code != 404 {
 			t.Errorf("after its time: %d %s", rec.Code, rec.Body)
 		}
-		if err := f.deleteExpired(t.Context()); err != nil {
+		if _, err := f.upkeep()[0].Run(t.Context()); err != nil {
 			t.Fatal(err)
 		}
 		var rows int

@@ -19,8 +19,7 @@ const (
 		WHERE origin = $1 AND media_id = $2`
 	fillMediaSQL = `UPDATE media SET hash = $3, size = $4, content_type = $5, file_name = $6, expires_ts = 0
 		WHERE origin = $1 AND media_id = $2 AND hash IS NULL`
-	countPendingSQL  = `SELECT COUNT(*) FROM media WHERE uploader = $1 AND expires_ts > $2`
-	deleteExpiredSQL = `DELETE FROM media WHERE expires_ts > 0 AND expires_ts < $1`
+	countPendingSQL = `SELECT COUNT(*) FROM media WHERE uploader = $1 AND expires_ts > $2`
 )
 
 // media is a row; hash is nil while the upload has not come.
@@ -108,13 +107,6 @@ func (s *Server) fill(ctx context.Context, m media) error {
 		s.arrived.announce(m.mediaID)
 	}
 	return err
-}
-
-func (s *Server) deleteExpired(ctx context.Context) error {
-	if _, err := s.DB.Exec(ctx, deleteExpiredSQL, s.Now().UnixMilli()); err != nil {
-		return fmt.Errorf("mediaapi: %w", err)
-	}
-	return nil
 }
 
 // arrivals lets downloads wait for an upload on this node.

@@ -16,6 +16,7 @@ import (
 	"weft/internal/eventstore/write"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
+	"weft/internal/upkeep"
 	"weft/matrix/event"
 	"weft/matrix/id"
 )
@@ -98,7 +99,9 @@ type Config struct {
 	UserExists func(ctx context.Context, user id.User) (bool, error)
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
-	Limits  Limits
+	// Upkeep may be nil: then nothing is swept.
+	Upkeep *upkeep.Keeper
+	Limits Limits
 	// Verify makes Run check the invariants of the store when it ends, and fail
 	// when one is broken (WEFT_VERIFY=1).
 	Verify bool
@@ -162,18 +165,14 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	s.queues = newQueues(cfg.Limits.QueueLength, cfg.Limits.SendBatch, s.sendBatch, m.queueLength)
 	s.inbound = newInbound(s)
+	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
 }
 
-// Run processes what is staged and does the housekeeping until ctx ends. It
-// returns when everything it started has ended.
+// Run processes what is staged until ctx ends. It returns when everything it started has
+// ended.
 func (s *Server) Run(ctx context.Context) error {
-	var wg sync.WaitGroup
-	for _, loop := range []func(context.Context){s.inbound.run, s.sweepLoop} {
-		wg.Go(func() { loop(ctx) })
-	}
-	<-ctx.Done()
-	wg.Wait()
+	s.inbound.run(ctx)
 	s.queues.close()
 	if s.cfg.Verify {
 		return s.Verify(context.WithoutCancel(ctx))

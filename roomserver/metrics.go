@@ -18,7 +18,6 @@ type metrics struct {
 	conflicts   prometheus.Histogram
 	batch       prometheus.Histogram
 	queued      prometheus.Gauge
-	swept       prometheus.Counter
 }
 
 func newMetrics(reg prometheus.Registerer) (*metrics, error) {
@@ -39,13 +38,11 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 			Help: "Events stored together.", Buckets: sizes}),
 		queued: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "queued_jobs",
 			Help: "Jobs that wait in the queues of all rooms."}),
-		swept: prometheus.NewCounter(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: "swept_nodes_total",
-			Help: "Nodes of state trees removed because nothing refers to them."}),
 	}
 	if reg == nil {
 		return m, nil
 	}
-	for _, c := range []prometheus.Collector{m.fenceLost, m.events, m.fetches, m.fetchedSize, m.conflicts, m.batch, m.queued, m.swept} {
+	for _, c := range []prometheus.Collector{m.fenceLost, m.events, m.fetches, m.fetchedSize, m.conflicts, m.batch, m.queued} {
 		if err := reg.Register(c); err != nil {
 			return nil, fmt.Errorf("metrics: %w", err)
 		}

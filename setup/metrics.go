@@ -1,7 +1,9 @@
 package setup
 
 import (
+	"context"
 	"runtime"
+	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/prometheus/client_golang/prometheus/collectors"
@@ -9,6 +11,9 @@ import (
 	"weft/internal/bus"
 	"weft/internal/sqldb"
 )
+
+// sizeTimeout bounds how long a scrape waits for the size of the database.
+const sizeTimeout = 2 * time.Second
 
 // newRegistry makes the metrics of one server: those of the Go runtime and the
 // process, of its database and its bus. Components add theirs.
@@ -31,6 +36,22 @@ func newRegistry(version string, db *sqldb.DB, b *bus.Local) *prometheus.Registr
 	counter("weft_db_retries_total", "Transactions run again after a conflict.", func() float64 { return float64(db.Stats().Retries) })
 	gauge("weft_db_queued", "Write functions waiting.", func() float64 { return float64(db.Stats().Queued) })
 	gauge("weft_db_connections_in_use", "Database connections in use.", func() float64 { return float64(db.Stats().InUse) })
+	gauge("weft_db_bytes", "Size of the database on disk, free pages included; -1 where it cannot be told.", func() float64 {
+		ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
+		defer cancel()
+		n, err := db.Size(ctx)
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})
+	gauge("weft_db_wal_bytes", "Size of SQLite's write-ahead log; -1 where it cannot be told.", func() float64 {
+		n, err := db.WALSize()
+		if err != nil {
+			return -1
+		}
+		return float64(n)
+	})
 	counter("weft_bus_published_total", "Messages published on the bus.", func() float64 { return float64(b.Stats().Published) })
 	counter("weft_bus_dropped_total", "Messages a slow subscriber lost; polling makes up for them.", func() float64 { return float64(b.Stats().Dropped) })
 	gauge("weft_bus_queued", "Messages waiting for subscribers.", func() float64 { return float64(b.Stats().Queued) })

@@ -18,6 +18,7 @@ import (
 	"weft/internal/fedclient/keyring"
 	"weft/internal/serverkey"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -51,6 +52,7 @@ type Server struct {
 	fed    *fedclient.Client
 	ring   *keyring.Keyring
 	reg    *prometheus.Registry
+	upkeep *upkeep.Keeper
 	parts  *parts
 
 	listening *listening
@@ -113,6 +115,9 @@ func build(ctx context.Context, cfg Config, o RunOptions) (_ *Server, err error)
 		return nil, err
 	}
 	s.reg = newRegistry(o.Version, s.db, s.bus)
+	if s.upkeep, err = upkeep.New(upkeep.Config{DB: s.db, Log: s.part("upkeep"), Metrics: s.reg}); err != nil {
+		return nil, err
+	}
 	if err := s.openFederation(ctx); err != nil {
 		return nil, err
 	}

@@ -40,11 +40,12 @@ func (p *parts) add(name string, run func(context.Context) error, routes []httpa
 func (s *Server) wire(ctx context.Context) (*parts, error) {
 	name := id.Server(s.cfg.ServerName)
 	p := &parts{runners: make(map[string]func(context.Context) error)}
+	p.add("upkeep", s.upkeep.Run, nil)
 	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
-		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Verify: s.opts.Verify,
+		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep, Verify: s.opts.Verify,
 		UserExists: users.exists,
 	})
 	if err != nil {
@@ -54,19 +55,18 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 
 	keys, err := keyserver.New(ctx, keyserver.Config{
 		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: name,
-		Rooms: s.events, Federation: s.fed, Outbound: outbound,
+		Rooms: s.events, Federation: s.fed, Outbound: outbound, Upkeep: s.upkeep,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("keyserver: %w", err)
 	}
-	p.add("keyserver", keys.Run, nil)
 
 	services, err := s.cfg.appservices()
 	if err != nil {
 		return nil, err
 	}
 	accounts, err := clientapi.New(ctx, clientapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg,
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg, Upkeep: s.upkeep,
 		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Backup: keys, Sync: sync, Outbound: outbound, Fed: s.fed,
 		Registration: s.cfg.registration(), Appservices: services, WellKnown: s.cfg.wellKnown(), TURN: s.cfg.turn(),
 		DefaultRoomVersion:  event.RoomVersion(s.cfg.Rooms.DefaultVersion),
@@ -79,7 +79,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	p.add("clientapi", accounts.Run, accounts.Routes())
 
 	syncer, err := syncapi.New(ctx, syncapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg,
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg, Upkeep: s.upkeep,
 		Accounts: accounts, Keys: keys, ToDevice: keys, Rooms: rooms, Outbound: outbound,
 	})
 	if err != nil {
@@ -92,12 +92,12 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		media, err := mediaapi.New(ctx, mediaapi.Config{
 			DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name, Dir: s.cfg.mediaPath(),
 			MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
-			LegacyDownloads: s.cfg.Media.LegacyDownloads,
+			LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep,
 		})
 		if err != nil {
 			return nil, err
 		}
-		p.add("mediaapi", media.Run, media.Routes())
+		p.routes = append(p.routes, media.Routes())
 	}
 
 	federation, err := federationapi.New(ctx, federationapi.Config{

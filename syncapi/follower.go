@@ -35,13 +35,11 @@ const (
 	// followLazy is how many positions without anything to store may pass before the
 	// cursor is written all the same: they would only be judged again.
 	followLazy = 1000
-	// followPoll is after how long the follower looks by itself, cleanInterval how often
-	// old notifications are removed.
-	followPoll    = 30 * time.Second
+	// followPoll is after how long the follower looks by itself.
+	followPoll = 30 * time.Second
 	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
 	// and what comes in the pause is stored with one statement.
 	followPace = 50 * time.Millisecond
-	cleanInterval = time.Hour
 )
 
 // errMoved says that another node moved the cursor.
@@ -128,8 +126,6 @@ func (f *follower) heard(u bus.Update) {
 func (f *follower) run(ctx context.Context) {
 	poll := time.NewTicker(followPoll)
 	defer poll.Stop()
-	clean := time.NewTicker(cleanInterval)
-	defer clean.Stop()
 	for {
 		f.work(ctx)
 		select {
@@ -140,19 +136,8 @@ func (f *follower) run(ctx context.Context) {
 		select {
 		case <-f.signal:
 		case <-poll.C:
-		case <-clean.C:
-			f.logged(ctx, f.clean(ctx))
 		case <-ctx.Done():
 			return
-		}
-	}
-}
-
-// clean removes what is too old.
-func (f *follower) clean(ctx context.Context) error {
-	for {
-		if more, err := f.s.deleteOldHighlights(ctx); err != nil || !more {
-			return err
 		}
 	}
 }

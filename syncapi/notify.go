@@ -7,7 +7,6 @@ import (
 	"fmt"
 	"slices"
 	"sync"
-	"time"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
@@ -22,14 +21,10 @@ const (
 	insertHighlightSQL  = `INSERT INTO highlights (user_nid, pos, ts, event_nid) VALUES `
 	insertHighlightTail = ` ON CONFLICT DO NOTHING`
 	deleteHighlightSQL  = `DELETE FROM highlights WHERE pos = $1`
-	oldHighlightsSQL    = `SELECT pos, ts FROM highlights ORDER BY pos LIMIT $1`
-	deleteOldSQL        = `DELETE FROM highlights WHERE pos <= $1`
 	relationOfSQL       = `SELECT target, rel_type FROM relations WHERE event_nid = $1 LIMIT 1`
 )
 
 const (
-	// keepHighlights is for how long highlights are kept for GET /notifications.
-	keepHighlights = 60 * 24 * time.Hour
 	// maxCachedRules bounds the users whose compiled rules are kept.
 	maxCachedRules = 10_000
 	// threadSteps bounds the relations that are followed to find an event's thread.
@@ -367,33 +362,4 @@ func insertHighlights(ctx context.Context, tx *sqldb.Tx, list []highlight) error
 		return fmt.Errorf("storing highlights: %w", err)
 	}
 	return nil
-}
-
-// deleteOldHighlights removes a page of highlights that are too old, and reports whether there may be more.
-func (s *Server) deleteOldHighlights(ctx context.Context) (more bool, err error) {
-	const page = 500
-	before := s.now().Add(-keepHighlights).UnixMilli()
-	upTo, n := int64(0), 0
-	rows, err := s.db.Query(ctx, oldHighlightsSQL, page)
-	if err != nil {
-		return false, fmt.Errorf("looking for old highlights: %w", err)
-	}
-	defer rows.Close()
-	for rows.Next() {
-		var pos, ts int64
-		if err := rows.Scan(&pos, &ts); err != nil {
-			return false, fmt.Errorf("looking for old highlights: %w", err)
-		}
-		if ts >= before {
-			break
-		}
-		upTo, n = pos, n+1
-	}
-	if err := errors.Join(rows.Err(), rows.Close()); err != nil || n == 0 {
-		return false, err
-	}
-	if _, err := s.db.Exec(ctx, deleteOldSQL, upTo); err != nil {
-		return false, fmt.Errorf("removing old highlights: %w", err)
-	}
-	return n == page, nil
 }

@@ -16,6 +16,7 @@ import (
 	"weft/internal/bus"
 	"weft/internal/eventstore"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	keyapi "weft/keyserver/api"
 	"weft/matrix/id"
 	roomapi "weft/roomserver/api"
@@ -34,6 +35,7 @@ type Config struct {
 	Now        func() time.Time // nil: time.Now
 	ServerName id.Server
 	Metrics    prometheus.Registerer // may be nil
+	Upkeep     *upkeep.Keeper        // may be nil: nothing is removed
 
 	Accounts clientapi.Accounts
 	Keys     keyapi.Keys
@@ -101,6 +103,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 			return nil, err
 		}
 	}
+	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
 }
 

@@ -61,7 +61,11 @@ func TestClientTransactions(t *testing.T) {
 		if got, err := w.r.TxnIDs(w.ctx(), alice, "OTHER", []nid.Event{e.NID}); err != nil || len(got) != 0 {
 			t.Errorf("another device sees %v (%v)", got, err)
 		}
-		w.update(func(ctx context.Context, tx *sqldb.Tx) error { return w.w.DeleteTxns(ctx, tx, 150) })
+		deleted, err := w.w.DeleteTxns(w.ctx(), 150)
+		w.ok(err)
+		if deleted != 1 {
+			t.Errorf("%d deleted", deleted)
+		}
 		for scope, want := range map[string]nid.Event{txn.Scope: 0, "redact": e.NID} {
 			if got, err := w.r.Txn(w.ctx(), alice, "DEV", scope, txn.ID); got != want || err != nil {
 				t.Errorf("%s after the cleaning: %d (%v)", scope, got, err)
@@ -129,7 +133,11 @@ func TestInboundTransactions(t *testing.T) {
 		if _, ok, err := w.r.InboundTxn(w.ctx(), "third", "t1"); ok || err != nil {
 			t.Errorf("another server's: %v (%v)", ok, err)
 		}
-		w.update(func(ctx context.Context, tx *sqldb.Tx) error { return w.w.DeleteInboundTxns(ctx, tx, 101) })
+		deleted, err := w.w.DeleteInboundTxns(w.ctx(), 101)
+		w.ok(err)
+		if deleted != 1 {
+			t.Errorf("%d deleted", deleted)
+		}
 		if _, ok, err := w.r.InboundTxn(w.ctx(), "away", "t1"); ok || err != nil {
 			t.Errorf("after the cleaning: %v (%v)", ok, err)
 		}

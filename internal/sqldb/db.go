@@ -88,6 +88,7 @@ type DB struct {
 	write   *sql.DB // SQLite: the one writing connection. Postgres: the same pool as read.
 	read    *sql.DB
 	writer  *Group // SQLite only: what all writes go through
+	path    string // SQLite: the file
 	cleanup func() error
 
 	mu     sync.Mutex
@@ -189,59 +190,6 @@ func (db *DB) Stats() Stats {
 		s.Queued += len(db.writer.queue)
 	}
 	return s
-}
-
-// Size returns the bytes the database takes on disk, free pages included, the write-ahead log not.
-func (db *DB) Size(ctx context.Context) (int64, error) {
-	query := `SELECT pg_database_size(current_database())`
-	if db.dialect == SQLite {
-		query = `SELECT page_count * page_size FROM pragma_page_count(), pragma_page_size()`
-	}
-	var n int64
-	if err := db.QueryRow(ctx, query).Scan(&n); err != nil {
-		return 0, fmt.Errorf("size of the database: %w", err)
-	}
-	return n, nil
-}
-
-// vacuumPages is how many pages Vacuum frees in one turn of the writer (1 MiB).
-const vacuumPages = 256
-
-// Vacuum gives the free pages of a SQLite file back to the file system, in small steps between
-// which other writes have their turn. Postgres does that by itself: nothing happens.
-func (db *DB) Vacuum(ctx context.Context) error {
-	if db.dialect == Postgres {
-		return nil
-	}
-	for {
-		var free int64
-		if err := db.QueryRow(ctx, `SELECT freelist_count FROM pragma_freelist_count()`).Scan(&free); err != nil {
-			return fmt.Errorf("vacuum: free pages: %w", err)
-		}
-		if free == 0 {
-			return nil
-		}
-		err := db.Update(ctx, func(tx *Tx) error {
-			// A row comes back for each page freed, and it must be fetched for the page to be freed.
-			rows, err := tx.Query(ctx, fmt.Sprintf(`PRAGMA incremental_vacuum(%d)`, vacuumPages))
-			if err != nil {
-				return err
-			}
-			for rows.Next() {
-			}
-			return errors.Join(rows.Err(), rows.Close())
-		})
-		if err != nil {
-			return fmt.Errorf("vacuum: %w", err)
-		}
-		var left int64
-		if err := db.QueryRow(ctx, `SELECT freelist_count FROM pragma_freelist_count()`).Scan(&left); err != nil {
-			return fmt.Errorf("vacuum: free pages: %w", err)
-		}
-		if left >= free {
-			return nil // others free pages as fast as this does, or the file was made without auto_vacuum
-		}
-	}
 }
 
 // Exec runs one statement in a write transaction of its own.

@@ -42,6 +42,7 @@ func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("path of the database: %w", err)
 	}
+	db.path = path
 	db.write, err = sqlitePool(path, 1, sqliteWriterPragmas(o))
 	if err == nil {
 		db.read, err = sqlitePool(path, o.MaxConns, sqliteReaderPragmas(o))

@@ -7,6 +7,7 @@ import (
 	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -24,7 +25,8 @@ const (
 	insertTxnSQL = `INSERT INTO client_txns (user_nid, device, scope, txn_id, event_nid, created) VALUES ($1, $2, $3, $4, $5, $6)
 		ON CONFLICT DO NOTHING`
 	findTxnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND device = $2 AND scope = $3 AND txn_id = $4`
-	deleteTxnsSQL = `DELETE FROM client_txns WHERE created < $1`
+	deleteTxnsSQL = `DELETE FROM client_txns WHERE (user_nid, device, scope, txn_id) IN
+		(SELECT user_nid, device, scope, txn_id FROM client_txns WHERE created < $1 ORDER BY created LIMIT $2)`
 )
 
 // PutTxn stores a client's transaction. When it was stored before, the event it made
@@ -44,12 +46,14 @@ func (w *Writer) PutTxn(ctx context.Context, tx *sqldb.Tx, t Txn) (existing nid.
 	return existing, nil
 }
 
-// DeleteTxns drops client transactions made before a time in milliseconds.
-func (w *Writer) DeleteTxns(ctx context.Context, tx *sqldb.Tx, before int64) error {
-	if _, err := tx.Exec(ctx, deleteTxnsSQL, before); err != nil {
-		return fmt.Errorf("eventstore: client transactions: %w", err)
+// DeleteTxns drops client transactions made before a time in milliseconds, in transactions of
+// its own.
+func (w *Writer) DeleteTxns(ctx context.Context, before int64) (int64, error) {
+	n, err := upkeep.Delete(ctx, w.db, deleteTxnsSQL, before)
+	if err != nil {
+		return n, fmt.Errorf("eventstore: client transactions: %w", err)
 	}
-	return nil
+	return n, nil
 }
 
 const (
@@ -58,7 +62,8 @@ const (
 
 	unstageSQL          = `DELETE FROM inbound_events WHERE seq IN `
 	putInboundTxnSQL    = `INSERT INTO inbound_txns (origin, txn_id, received, response) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`
-	deleteInboundTxnSQL = `DELETE FROM inbound_txns WHERE received < $1`
+	deleteInboundTxnSQL = `DELETE FROM inbound_txns WHERE (origin, txn_id) IN
+		(SELECT origin, txn_id FROM inbound_txns WHERE received < $1 ORDER BY received LIMIT $2)`
 )
 
 // Stage stores events of another server to be processed later. Their Seq is given
@@ -101,10 +106,12 @@ func (w *Writer) PutInboundTxn(ctx context.Context, tx *sqldb.Tx, origin id.Serv
 	return nil
 }
 
-// DeleteInboundTxns drops answers given before a time in milliseconds.
-func (w *Writer) DeleteInboundTxns(ctx context.Context, tx *sqldb.Tx, before int64) error {
-	if _, err := tx.Exec(ctx, deleteInboundTxnSQL, before); err != nil {
-		return fmt.Errorf("eventstore: inbound transactions: %w", err)
+// DeleteInboundTxns drops answers given before a time in milliseconds, in transactions of its
+// own.
+func (w *Writer) DeleteInboundTxns(ctx context.Context, before int64) (int64, error) {
+	n, err := upkeep.Delete(ctx, w.db, deleteInboundTxnSQL, before)
+	if err != nil {
+		return n, fmt.Errorf("eventstore: inbound transactions: %w", err)
 	}
-	return nil
+	return n, nil
 }

@@ -1,0 +1,36 @@
+package roomserver
+
+import (
+	"context"
+	"math/rand/v2"
+	"time"
+
+	"weft/internal/eventstore/write"
+	"weft/internal/upkeep"
+)
+
+const (
+	sweepEvery = time.Hour
+	// clientTxnsFor is how long clients' transaction IDs are kept: a client that
+	// retries after that gets a second event.
+	clientTxnsFor = 7 * 24 * time.Hour
+	// answersFor is how long answers to other servers' transactions are kept.
+	answersFor = 24 * time.Hour
+)
+
+// upkeep lists what goes by itself: state nodes that nothing refers to, transaction IDs that
+// nobody will ask for.
+func (s *Server) upkeep() []upkeep.Task {
+	return []upkeep.Task{
+		{Kind: "state_nodes", Every: sweepEvery, Run: func(ctx context.Context) (int64, error) {
+			res, err := s.writer.Sweep(ctx, write.SweepOptions{Now: s.now(), MinInterval: sweepEvery, Seed: rand.Uint64()})
+			return res.Deleted, err
+		}},
+		{Kind: "client_txns", Every: time.Hour, Run: func(ctx context.Context) (int64, error) {
+			return s.writer.DeleteTxns(ctx, s.now()-clientTxnsFor.Milliseconds())
+		}},
+		{Kind: "inbound_txns", Every: time.Hour, Run: func(ctx context.Context) (int64, error) {
+			return s.writer.DeleteInboundTxns(ctx, s.now()-answersFor.Milliseconds())
+		}},
+	}
+}
