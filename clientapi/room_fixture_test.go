@@ -112,7 +112,7 @@ func (r *storedRoom) store(ctx context.Context, tx *sqldb.Tx, e *eventstore.Even
 	if e.StreamPos, err = stream.Advance(ctx, tx, stream.Events, 1); err != nil {
 		return err
 	}
-	if err := r.w.InsertEvents(ctx, tx, []write.Row{r.w.Row(e)}); err != nil {
+	if err := r.w.InsertEvents(ctx, tx, []write.Row{r.w.Row(e, eventstore.Parents{})}); err != nil {
 		return err
 	}
 	if e.Type != typeMember {

@@ -201,7 +201,7 @@ func (r *room) putAs(flags eventstore.Flags, events ...*event.Event) []*eventsto
 			r.ok(err)
 		}
 		depth = max(depth, ev.Depth)
-		out[i], rows[i] = e, r.w.Row(e)
+		out[i], rows[i] = e, r.w.Row(e, eventstore.Parents{})
 	}
 	r.ok(r.db.Update(ctx, func(tx *sqldb.Tx) error { return r.commit(ctx, tx, out, rows, batch, state, depth, live) }))
 	if live {

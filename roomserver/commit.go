@@ -77,6 +77,10 @@ func (d *draft) ready(ctx context.Context) (*writeSet, error) {
 		room.Extremities[i] = t.NID
 	}
 	w.room = &room
+	parents, err := d.numbers(ctx)
+	if err != nil {
+		return nil, err
+	}
 	roots := []statetree.Root{d.current}
 	for _, a := range d.added {
 		roots = append(roots, a.StateBefore)
@@ -86,7 +90,7 @@ func (d *draft) ready(ctx context.Context) (*writeSet, error) {
 				w.completed = append(w.completed, a.Event)
 			}
 		} else {
-			w.insert = append(w.insert, d.s.writer.Row(a.Event))
+			w.insert = append(w.insert, d.s.writer.Row(a.Event, parents))
 		}
 		if a.live {
 			w.live = append(w.live, a.Event)
@@ -420,16 +424,16 @@ func (s *Server) userNID(ctx context.Context, user id.User) (nid.StateKey, error
 	return keys[string(user)], err
 }
 
-// insertOutliers stores outliers, and the auth events of some that were stored without
-// them. Where another writer stored one of them first, it is
+// insertOutliers stores outliers, whose auth events have the numbers in auth, and the auth
+// events of some that were stored without them. Where another writer stored one of them first, it is
 // a unique violation.
-func (s *Server) insertOutliers(ctx context.Context, events, completed []*eventstore.Event) error {
+func (s *Server) insertOutliers(ctx context.Context, events, completed []*eventstore.Event, auth map[id.Event]nid.Event) error {
 	if len(events)+len(completed) == 0 {
 		return nil
 	}
 	rows := make([]write.Row, len(events))
 	for i, e := range events {
-		rows[i] = s.writer.Row(e)
+		rows[i] = s.writer.Row(e, eventstore.Parents{Auth: auth})
 	}
 	return s.group.Update(ctx, func(tx *sqldb.Tx) error {
 		for _, e := range completed {

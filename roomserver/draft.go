@@ -30,6 +30,7 @@ type draft struct {
 	// behind the room's fence.
 	seen    map[id.Event]*eventstore.Event
 	tips    []*eventstore.Event // forward extremities, loaded
+	began   []*eventstore.Event // those that the draft began with
 	current statetree.Root      // the state resolved over them
 	depth   int64
 	// memo holds the resolutions made here, for the server's memory after the commit.
@@ -88,7 +89,7 @@ func (s *Server) draftAt(room *eventstore.Room, tips []*eventstore.Event) *draft
 		s: s, room: room, nodes: statetree.NewBatch(s.store), auth: eventauth.NewChecker(),
 		byID: make(map[id.Event]*eventstore.Event), byNID: make(map[nid.Event]*eventstore.Event),
 		seen:    make(map[id.Event]*eventstore.Event),
-		current: room.CurrentState, depth: room.Depth, tips: tips,
+		current: room.CurrentState, depth: room.Depth, tips: tips, began: tips,
 	}
 }
 

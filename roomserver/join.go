@@ -265,7 +265,7 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 	if err != nil {
 		return nil, err
 	}
-	row := s.writer.Row(e)
+	row := s.writer.Row(e, eventstore.Parents{}) // its auth events were not checked
 	change := write.MemberChange{User: user, UserNID: userNID, Membership: eventstore.ParseMembership(ev.Membership()), Event: e.NID, Local: s.local(user)}
 	err = s.group.Update(ctx, func(tx *sqldb.Tx) error {
 		if err := s.writer.TouchRoom(ctx, tx, room.NID, room.Revision); err != nil {

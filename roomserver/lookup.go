@@ -116,6 +116,40 @@ func (d *draft) numbersOf(ctx context.Context, list []id.Event) ([]nid.Event, er
 	return out, err
 }
 
+// numbers gives the numbers by which the draft's new events can name their parents.
+func (d *draft) numbers(ctx context.Context) (eventstore.Parents, error) {
+	p := eventstore.Parents{Auth: make(map[id.Event]nid.Event), Previous: make(map[id.Event]nid.Event)}
+	var rest []id.Event
+	for _, a := range d.added {
+		for _, i := range a.AuthEvents {
+			if e := d.byID[i]; e != nil {
+				p.Auth[i] = e.NID
+			} else if _, ok := p.Auth[i]; !ok {
+				rest = append(rest, i)
+				p.Auth[i] = 0
+			}
+		}
+		for _, i := range a.PrevEvents {
+			if e := d.byID[i]; e != nil {
+				p.Previous[i] = e.NID
+			} else if e := d.seen[i]; e != nil && e.Flags&eventstore.Outlier == 0 && e.RoomNID == d.room.NID {
+				p.Previous[i] = e.NID
+			}
+		}
+	}
+	for _, list := range [][]*eventstore.Event{d.tips, d.began} {
+		for _, t := range list {
+			p.Previous[t.ID] = t.NID
+		}
+	}
+	stored, err := d.s.store.NIDs(ctx, rest)
+	if err != nil {
+		return p, fmt.Errorf("numbers of auth events: %w", err)
+	}
+	maps.Copy(p.Auth, stored)
+	return p, nil
+}
+
 // unredacted gives the events as they were before any redaction, which is what
 // the rules judge.
 func (d *draft) unredacted(ctx context.Context, list []*eventstore.Event) ([]*event.Event, error) {

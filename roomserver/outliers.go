@@ -152,6 +152,7 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 
 func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.Event, signed []error) error {
 	var rows, completed []*eventstore.Event
+	parents := make(map[id.Event]nid.Event)
 	for k, ev := range events {
 		i := index[k]
 		if signed[k] != nil {
@@ -178,6 +179,9 @@ func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.
 		if err != nil {
 			return err
 		}
+		for k, a := range ev.AuthEvents {
+			parents[a] = auth[k]
+		}
 		if o.done[i].partial {
 			completed = append(completed, row)
 		} else {
@@ -186,7 +190,7 @@ func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.
 		o.done[i] = statusOf(row) // those after it may name it
 		o.remember(i, ev)
 	}
-	return o.s.insertOutliers(ctx, rows, completed)
+	return o.s.insertOutliers(ctx, rows, completed, parents)
 }
 
 // judge applies the auth rules by the event's own auth events, and gives their

@@ -282,7 +282,7 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 		after, err = statetree.Apply(ctx, batch, r.state, []statetree.Change{{Key: e.Key(), Event: e.NID}}, batch)
 		r.ok(err)
 	}
-	row := r.w.Row(e)
+	row := r.w.Row(e, eventstore.Parents{})
 	var users []string
 	if ev.Type == "m.room.member" {
 		users = []string{ev.StateKey}

@@ -2,17 +2,24 @@ package eventstore
 
 import (
 	_ "embed"
+	"encoding/binary"
 	"errors"
 	"fmt"
 	"runtime"
 
 	"github.com/klauspost/compress/zstd"
+
+	"weft/internal/nid"
+	"weft/matrix/id"
 )
 
 // The first byte of a stored JSON tells how to read the rest.
 const (
 	jsonPlain = 0x00
-	jsonZstd1 = 0x01 // a zstd frame without its magic number, with dictionary 1
+	// The packed form (pack.go): the length of its bytes, the bytes, the text, which in the
+	// second is a zstd frame without its magic number, with dictionary 1.
+	jsonPacked = 0x01
+	jsonZstd1  = 0x02
 )
 
 // dictionary1 was made by `go run ./internal/eventstore/gendict`. Stored events
@@ -57,37 +64,76 @@ func NewCodec() (*Codec, error) {
 	return &Codec{enc: enc, dec: dec}, nil
 }
 
-// Encode gives the stored form of a JSON. What does not shrink stays plain.
+// Encode gives the stored form of a JSON that stands for itself.
 func (c *Codec) Encode(json []byte) []byte {
-	// The frame's magic number is overwritten by our own first byte.
-	buf := make([]byte, 0, len(json)/2+64)
-	out := c.enc.EncodeAll(json, buf)
-	if len(out) < magicLen || string(out[:magicLen]) != magic || len(out)-magicLen >= len(json) {
-		return append([]byte{jsonPlain}, json...)
+	p, ok := pack(json)
+	return c.seal(json, p, ok)
+}
+
+// EncodeEvent gives the stored form of an event's JSON, which is read together with its row:
+// number, room and auth events must be those of e.
+func (c *Codec) EncodeEvent(e *Event, parents Parents) []byte {
+	p, ok := packEvent(e, parents)
+	return c.seal(e.JSON(), p, ok)
+}
+
+// seal puts the parts together. What does not shrink stays plain.
+func (c *Codec) seal(json []byte, p packing, ok bool) []byte {
+	if ok {
+		buf := make([]byte, 0, len(p.raw)+len(p.text)/2+64)
+		buf = binary.AppendUvarint(append(buf, jsonZstd1), uint64(len(p.raw)))
+		buf = append(buf, p.raw...)
+		// The frame's magic number is left out.
+		frame := c.enc.EncodeAll(p.text, buf[len(buf):])
+		if len(frame) >= magicLen && string(frame[:magicLen]) == magic && len(frame)-magicLen < len(p.text) {
+			buf = append(buf, frame[magicLen:]...)
+		} else {
+			buf[0] = jsonPacked
+			buf = append(buf, p.text...)
+		}
+		if len(buf) <= len(json) {
+			return buf
+		}
 	}
-	out = out[magicLen-1:]
-	out[0] = jsonZstd1
-	return out
+	return append([]byte{jsonPlain}, json...)
 }
 
 var errStoredJSON = errors.New("eventstore: malformed stored JSON")
 
-// Decode reads the stored form into a new slice.
+// Decode reads what Encode wrote into a new slice.
 func (c *Codec) Decode(stored []byte) ([]byte, error) {
+	p, err := c.open(stored, 0)
+	if err != nil {
+		return nil, err
+	}
+	return p.unpack("", nil, func(nid.Event) (id.Event, bool) { return "", false })
+}
+
+// open reads the stored form as far as it goes without what the row and the parents say.
+func (c *Codec) open(stored []byte, own nid.Event) (*packed, error) {
 	if len(stored) == 0 {
 		return nil, errStoredJSON
 	}
+	if stored[0] == jsonPlain {
+		return &packed{text: stored[1:], plain: true}, nil
+	}
+	n, used := binary.Uvarint(stored[1:])
+	if used <= 0 || n > uint64(len(stored)-1-used) {
+		return nil, errStoredJSON
+	}
+	rest := stored[1+used:]
+	p := &packed{raw: rest[:n], text: rest[n:]}
 	switch stored[0] {
-	case jsonPlain:
-		return append([]byte(nil), stored[1:]...), nil
+	case jsonPacked:
 	case jsonZstd1:
-		frame := make([]byte, 0, len(stored)+magicLen)
-		frame = append(append(frame, magic...), stored[1:]...)
-		out, err := c.dec.DecodeAll(frame, nil)
-		if err != nil {
+		frame := make([]byte, 0, len(p.text)+magicLen)
+		frame = append(append(frame, magic...), p.text...)
+		var err error
+		if p.text, err = c.dec.DecodeAll(frame, nil); err != nil {
 			return nil, fmt.Errorf("%w: %w", errStoredJSON, err)
 		}
-		return out, nil
+	default:
+		return nil, fmt.Errorf("%w: format %d", errStoredJSON, stored[0])
 	}
-	return nil, fmt.Errorf("%w: format %d", errStoredJSON, stored[0])
+	return p, p.open(own)
 }

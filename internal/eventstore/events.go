@@ -104,7 +104,9 @@ func (r *Reader) Unredacted(ctx context.Context, events []nid.Event) ([]*event.E
 // rawRecord is a record's row before its JSON is parsed.
 type rawRecord struct {
 	record
-	id, auth, json []byte
+	id, set, json []byte
+	eventID       id.Event
+	packed        *packed
 }
 
 // records reads what never changes of events. Unknown numbers are missing in the result.
@@ -127,7 +129,7 @@ func (r *Reader) records(ctx context.Context, events []nid.Event) (map[nid.Event
 		err := r.each(ctx, recordsSQL, nil, rest[:min(size, len(rest))], func(row func(...any) error) error {
 			w := &rawRecord{}
 			raws = append(raws, w)
-			return row(&w.nid, &w.room, &w.typ, &w.key, &w.id, &w.auth, &w.json)
+			return row(&w.nid, &w.room, &w.typ, &w.key, &w.id, &w.set, &w.json)
 		})
 		if err != nil {
 			return nil, err
@@ -154,16 +156,16 @@ func (r *Reader) parse(ctx context.Context, raws []*rawRecord, out map[nid.Event
 	if err != nil {
 		return err
 	}
+	if err := r.open(raws); err != nil {
+		return err
+	}
+	parents, err := r.parentIDs(ctx, raws)
+	if err != nil {
+		return err
+	}
 	for _, w := range raws {
-		rec := w.record
-		eventID, err := DecodeEventID(w.id)
-		if err != nil {
-			return err
-		}
-		if rec.auth, err = nid.DecodeSet(w.auth); err != nil {
-			return fmt.Errorf("eventstore: auth events of %s: %w", eventID, err)
-		}
-		json, err := r.codec.Decode(w.json)
+		rec, eventID := w.record, w.eventID
+		json, err := w.packed.unpack(names[w.room].id, rec.auth, parents)
 		if err != nil {
 			return fmt.Errorf("eventstore: %s: %w", eventID, err)
 		}
@@ -185,6 +187,60 @@ func (r *Reader) Remember(events []*Event) {
 		r.caches.nids.Set(e.ID, e.NID)
 		r.caches.ids.Set(e.NID, e.ID)
 	}
+}
+
+// open decodes the columns of rows, each for itself.
+func (r *Reader) open(raws []*rawRecord) (err error) {
+	for _, w := range raws {
+		if w.eventID, err = DecodeEventID(w.id); err != nil {
+			return err
+		}
+		if w.record.auth, err = nid.DecodeSet(w.set); err != nil {
+			return fmt.Errorf("eventstore: auth events of %s: %w", w.eventID, err)
+		}
+		if w.packed, err = r.codec.open(w.json, w.nid); err != nil {
+			return fmt.Errorf("eventstore: %s: %w", w.eventID, err)
+		}
+	}
+	return nil
+}
+
+// parentIDs gives the IDs of all parents that the JSON of rows names by number. Most are in the
+// cache, or among the rows.
+func (r *Reader) parentIDs(ctx context.Context, raws []*rawRecord) (func(nid.Event) (id.Event, bool), error) {
+	known := make(map[nid.Event]id.Event, 2*len(raws))
+	for _, w := range raws {
+		known[w.nid] = w.eventID
+	}
+	var rest []nid.Event
+	need := func(n nid.Event) {
+		if _, ok := known[n]; !ok {
+			rest = append(rest, n)
+		}
+	}
+	for _, w := range raws {
+		for _, n := range w.packed.previous {
+			need(n)
+		}
+		if len(w.packed.auth) > 0 {
+			for _, n := range w.record.auth {
+				need(n)
+			}
+		}
+	}
+	if len(rest) > 0 {
+		found, err := r.eventIDs(ctx, rest)
+		if err != nil {
+			return nil, err
+		}
+		for n, e := range found {
+			known[n] = e
+		}
+	}
+	return func(n nid.Event) (id.Event, bool) {
+		e, ok := known[n]
+		return e, ok
+	}, nil
 }
 
 func keysOf[K ~int64, V any](m map[K]V) []any {
@@ -259,15 +315,7 @@ func (r *Reader) NIDs(ctx context.Context, events []id.Event) (map[id.Event]nid.
 // EventIDs gives the IDs of events in the same order, without reading their JSON.
 // A number that leads nowhere is an error.
 func (r *Reader) EventIDs(ctx context.Context, events []nid.Event) ([]id.Event, error) {
-	m, err := lookup(ctx, r, r.caches.ids, events, func(n nid.Event) any { return int64(n) }, eventIDsSQL,
-		func(row func(...any) error) (n nid.Event, e id.Event, err error) {
-			var b []byte
-			if err := row(&n, &b); err != nil {
-				return 0, "", err
-			}
-			e, err = DecodeEventID(b)
-			return n, e, err
-		})
+	m, err := r.eventIDs(ctx, events)
 	if err != nil {
 		return nil, err
 	}
@@ -280,4 +328,17 @@ func (r *Reader) EventIDs(ctx context.Context, events []nid.Event) ([]id.Event, 
 		out[i] = e
 	}
 	return out, nil
+}
+
+// eventIDs gives the IDs of events. Unknown numbers are missing in the result.
+func (r *Reader) eventIDs(ctx context.Context, events []nid.Event) (map[nid.Event]id.Event, error) {
+	return lookup(ctx, r, r.caches.ids, events, func(n nid.Event) any { return int64(n) }, eventIDsSQL,
+		func(row func(...any) error) (n nid.Event, e id.Event, err error) {
+			var b []byte
+			if err := row(&n, &b); err != nil {
+				return 0, "", err
+			}
+			e, err = DecodeEventID(b)
+			return n, e, err
+		})
 }

@@ -160,7 +160,7 @@ func TestRolledBackRowsReachNoCache(t *testing.T) {
 		w.ok(err)
 		undo := errors.New("undo")
 		err = w.db.Update(w.ctx(), func(tx *sqldb.Tx) error {
-			if err := w.w.InsertEvents(w.ctx(), tx, []write.Row{w.w.Row(&e)}); err != nil {
+			if err := w.w.InsertEvents(w.ctx(), tx, []write.Row{w.w.Row(&e, eventstore.Parents{})}); err != nil {
 				return err
 			}
 			got, err := w.r.Uncommitted(tx).EventByID(w.ctx(), e.ID)

@@ -87,6 +87,17 @@ func (e *Event) Redacted() bool { return e.redacted }
 // event must not have one.
 func (e *Event) HasRoomID() bool { return e.hasRoomID }
 
+// ContentHash computes the content hash of an event in canonical form: of all but its
+// signatures, unsigned and hashes.
+//
+// spec: server-server §27.4 (Calculating the content hash)
+func ContentHash(json []byte) [sha256.Size]byte {
+	var backing [24]member
+	l := layout{members: backing[:0]}
+	l.index(json)
+	return l.contentHash(newHasher(), json)
+}
+
 // ReferenceHash is the hash that covers what survives a redaction. From version 3
 // on it is the event ID; in versions 1 and 2 it stands beside the ID in the
 // prev_events and auth_events of other events.

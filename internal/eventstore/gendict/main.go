@@ -12,6 +12,7 @@ import (
 	"github.com/klauspost/compress/dict"
 	"github.com/klauspost/compress/zstd"
 
+	"weft/internal/eventstore"
 	"weft/internal/eventstore/sample"
 	"weft/matrix/event"
 )
@@ -49,14 +50,14 @@ func run(file string) error {
 			return err
 		}
 		for _, e := range first {
-			input = append(input, e.JSON())
+			input = append(input, eventstore.PackedText(e))
 		}
 		for range messages {
 			e, err := r.Message()
 			if err != nil {
 				return err
 			}
-			input = append(input, e.JSON())
+			input = append(input, eventstore.PackedText(e))
 		}
 	}
 	out, err := dict.BuildZstdDict(input, dict.Options{

@@ -20,9 +20,10 @@ type Row struct {
 }
 
 // Row prepares an event. Of Event all fields count but RedactedBy's effect: the JSON
-// must be the one that was received, not a redacted form.
-func (w *Writer) Row(e *eventstore.Event) Row {
-	return Row{Event: e, json: w.codec.Encode(e.JSON())}
+// must be the one that was received, not a redacted form. Without parents the
+// JSON takes more room.
+func (w *Writer) Row(e *eventstore.Event, parents eventstore.Parents) Row {
+	return Row{Event: e, json: w.codec.EncodeEvent(e, parents)}
 }
 
 const (
