@@ -11,9 +11,11 @@ import (
 
 const (
 	sweepEvery = time.Hour
-	// clientTxnsFor is how long clients' transaction IDs are kept: a client that
-	// retries after that gets a second event.
-	clientTxnsFor = 7 * 24 * time.Hour
+	// clientTxnsFor is how long clients' transaction IDs are kept, for a client that was
+	// offline or closed before the answer came and sends again, and that knows its own
+	// message in /sync by unsigned.transaction_id. One that retries after that gets a second
+	// event.
+	clientTxnsFor = 24 * time.Hour
 	// answersFor is how long answers to other servers' transactions are kept.
 	answersFor = 24 * time.Hour
 )

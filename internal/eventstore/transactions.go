@@ -2,7 +2,9 @@ package eventstore
 
 import (
 	"context"
+	"crypto/sha256"
 	"database/sql"
+	"encoding/binary"
 	"errors"
 	"fmt"
 
@@ -12,7 +14,7 @@ import (
 
 const (
 	txnIDsSQL = `SELECT event_nid, txn_id FROM client_txns WHERE user_nid = $1 AND device = $2 AND event_nid IN `
-	txnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND device = $2 AND scope = $3 AND txn_id = $4`
+	txnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND txn_key = $2`
 
 	inboundTxnSQL  = `SELECT response FROM inbound_txns WHERE origin = $1 AND txn_id = $2`
 	stagedSQL      = `SELECT seq, room_nid, origin, event_id, received, json FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
@@ -41,6 +43,17 @@ func (r *Reader) TxnIDs(ctx context.Context, user id.User, device id.Device, eve
 	return out, err
 }
 
+// TxnKey is what a user's transaction is found by. A user could make two that have the same key,
+// and would lose the second message.
+func TxnKey(device id.Device, scope, txnID string) int64 {
+	b := make([]byte, 0, len(device)+len(scope)+len(txnID)+12)
+	for _, part := range []string{string(device), scope, txnID} {
+		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
+	}
+	sum := sha256.Sum256(b)
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
 // Txn gives the event that a client's transaction made, 0 when there was none.
 func (r *Reader) Txn(ctx context.Context, user id.User, device id.Device, scope, txnID string) (nid.Event, error) {
 	n, err := r.UserNID(ctx, user)
@@ -48,7 +61,7 @@ func (r *Reader) Txn(ctx context.Context, user id.User, device id.Device, scope,
 		return 0, err
 	}
 	var event nid.Event
-	err = r.q.QueryRow(ctx, txnSQL, int64(n), string(device), []byte(scope), []byte(txnID)).Scan(&event)
+	err = r.q.QueryRow(ctx, txnSQL, int64(n), TxnKey(device, scope, txnID)).Scan(&event)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}

@@ -25,7 +25,8 @@ func TestClientTransactions(t *testing.T) {
 		again := txn
 		again.Event = 4711
 		other := txn
-		other.Scope, other.Event, other.Created = "redact", e.NID, 200
+		second := r.say(alice, "y")
+		other.Scope, other.Event, other.Created = "redact", second.NID, 200
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
 			existing, err := w.w.PutTxn(ctx, tx, again)
 			if existing != e.NID {
@@ -53,7 +54,7 @@ func TestClientTransactions(t *testing.T) {
 				t.Errorf("%+v: %d (%v)", c, got, err)
 			}
 		}
-		got, err := w.r.TxnIDs(w.ctx(), alice, "DEV", []nid.Event{e.NID, r.tips[0].NID, 5000})
+		got, err := w.r.TxnIDs(w.ctx(), alice, "DEV", []nid.Event{e.NID, e.NID - 1, 5000})
 		w.ok(err)
 		if !maps.Equal(got, map[nid.Event]string{e.NID: txn.ID}) {
 			t.Errorf("transaction IDs %v", got)
@@ -66,7 +67,7 @@ func TestClientTransactions(t *testing.T) {
 		if deleted != 1 {
 			t.Errorf("%d deleted", deleted)
 		}
-		for scope, want := range map[string]nid.Event{txn.Scope: 0, "redact": e.NID} {
+		for scope, want := range map[string]nid.Event{txn.Scope: 0, "redact": second.NID} {
 			if got, err := w.r.Txn(w.ctx(), alice, "DEV", scope, txn.ID); got != want || err != nil {
 				t.Errorf("%s after the cleaning: %d (%v)", scope, got, err)
 			}

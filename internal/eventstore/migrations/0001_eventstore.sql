@@ -144,18 +144,17 @@ CREATE TABLE published_rooms (
     PRIMARY KEY (appservice, network, room_nid)
 ) /*sqlite: WITHOUT ROWID */;
 
--- scope and txn_id are a client's own bytes.
+-- Clients' transactions and the events that they made. txn_key is a hash of device, scope
+-- and txn_id, which is a client's own bytes.
 CREATE TABLE client_txns (
+    event_nid BIGINT PRIMARY KEY,
     user_nid  BIGINT NOT NULL,
-    device    TEXT NOT NULL,
-    scope     BYTEA NOT NULL,
-    txn_id    BYTEA NOT NULL,
-    event_nid BIGINT NOT NULL,
+    txn_key   BIGINT NOT NULL,
     created   BIGINT NOT NULL,
-    PRIMARY KEY (user_nid, device, scope, txn_id)
-) /*sqlite: WITHOUT ROWID */;
-CREATE INDEX client_txns_event ON client_txns (event_nid);
-CREATE INDEX client_txns_created ON client_txns (created);
+    device    TEXT NOT NULL,
+    txn_id    BYTEA NOT NULL
+);
+CREATE UNIQUE INDEX client_txns_key ON client_txns (user_nid, txn_key);
 
 -- Transactions of other servers that were answered, with the answer.
 CREATE TABLE inbound_txns (

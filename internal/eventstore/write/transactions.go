@@ -22,25 +22,26 @@ type Txn struct {
 }
 
 const (
-	insertTxnSQL = `INSERT INTO client_txns (user_nid, device, scope, txn_id, event_nid, created) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT DO NOTHING`
-	findTxnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND device = $2 AND scope = $3 AND txn_id = $4`
-	deleteTxnsSQL = `DELETE FROM client_txns WHERE (user_nid, device, scope, txn_id) IN
-		(SELECT user_nid, device, scope, txn_id FROM client_txns WHERE created < $1 ORDER BY created LIMIT $2)`
+	insertTxnSQL = `INSERT INTO client_txns (event_nid, user_nid, txn_key, created, device, txn_id) VALUES ($1, $2, $3, $4, $5, $6)
+		ON CONFLICT (user_nid, txn_key) DO NOTHING`
+	findTxnSQL = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND txn_key = $2`
+	// The numbers of events grow with time, nearly, so no index by time is needed.
+	deleteTxnsSQL = `DELETE FROM client_txns WHERE created < $1 AND event_nid IN
+		(SELECT event_nid FROM client_txns ORDER BY event_nid LIMIT $2)`
 )
 
-// PutTxn stores a client's transaction. When it was stored before, the event it made
+// PutTxn stores a client's transaction; each makes an event of its own. When it was stored before, the event it made
 // then is returned, and the caller must not make another: roll back.
 func (w *Writer) PutTxn(ctx context.Context, tx *sqldb.Tx, t Txn) (existing nid.Event, err error) {
-	key := []any{int64(t.User), string(t.Device), []byte(t.Scope), []byte(t.ID)}
-	res, err := tx.Exec(ctx, insertTxnSQL, append(key, int64(t.Event), t.Created)...)
+	key := eventstore.TxnKey(t.Device, t.Scope, t.ID)
+	res, err := tx.Exec(ctx, insertTxnSQL, int64(t.Event), int64(t.User), key, t.Created, string(t.Device), []byte(t.ID))
 	if err != nil {
 		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n > 0 {
 		return 0, err
 	}
-	if err := tx.QueryRow(ctx, findTxnSQL, key[:4]...).Scan(&existing); err != nil {
+	if err := tx.QueryRow(ctx, findTxnSQL, int64(t.User), key).Scan(&existing); err != nil {
 		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
 	}
 	return existing, nil
