@@ -61,10 +61,10 @@ func (s *Server) UploadKeys(ctx context.Context, req api.UploadKeys) (map[string
 	var changed *listChange
 	err = s.lists.Update(ctx, func(tx *sqldb.Tx) error {
 		changed = nil
-		if err := insertOneTimeKeys(ctx, tx, req.User, req.Device, oneTime); err != nil {
+		if err := s.insertOneTimeKeys(ctx, tx, req.User, req.Device, oneTime); err != nil {
 			return err
 		}
-		if err := replaceFallbackKeys(ctx, tx, req.User, req.Device, fallback); err != nil {
+		if err := s.replaceFallbackKeys(ctx, tx, req.User, req.Device, fallback); err != nil {
 			return err
 		}
 		if counts, err = oneTimeCounts(ctx, tx, req.User, req.Device); err != nil {
@@ -184,6 +184,7 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.User, devices []id.D
 	for _, dev := range devices {
 		var changed *listChange
 		err := s.lists.Update(ctx, func(tx *sqldb.Tx) (err error) {
+			s.recount(tx, user, dev)
 			for _, q := range []string{deleteDeviceSQL, deleteDeviceOneTimeSQL, deleteDeviceFallbackSQL, deleteDeviceMessagesSQL, deleteDeviceSeenSQL} {
 				if _, err := tx.Exec(ctx, q, string(user), string(dev)); err != nil {
 					return fmt.Errorf("keyserver: deleting device: %w", err)

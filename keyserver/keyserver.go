@@ -12,6 +12,7 @@ import (
 
 	fedapi "weft/federationapi/api"
 	"weft/internal/bus"
+	"weft/internal/cache"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
@@ -69,6 +70,7 @@ type Server struct {
 	Config
 	toDevice *sqldb.Group
 	lists    *sqldb.Group
+	counts   *cache.Cache[deviceID, api.KeyCounts]
 }
 
 var (
@@ -89,7 +91,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	s := &Server{Config: cfg, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}
+	counts, err := newCounts(cfg.Now)
+	if err != nil {
+		return nil, err
+	}
+	s := &Server{Config: cfg, counts: counts, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}
 	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
 }

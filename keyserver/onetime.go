@@ -8,7 +8,9 @@ import (
 	"fmt"
 	"sort"
 	"strings"
+	"time"
 
+	"weft/internal/cache"
 	"weft/internal/sqldb"
 	"weft/keyserver/api"
 	"weft/matrix/canonical"
@@ -78,10 +80,11 @@ func parseOneTimeKeys(in map[string]json.RawMessage) ([]oneTimeKey, error) {
 
 // insertOneTimeKeys adds keys. The same key again is fine; another key under
 // the same name is refused, because the first may have been handed out.
-func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+func (s *Server) insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
+	s.recount(tx, user, dev)
 	counts, err := oneTimeCounts(ctx, tx, user, dev)
 	if err != nil {
 		return err
@@ -115,7 +118,8 @@ func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.D
 	return nil
 }
 
-func replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+func (s *Server) replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+	s.recount(tx, user, dev)
 	for _, k := range keys {
 		if _, err := tx.Exec(ctx, upsertFallbackSQL, string(user), string(dev), k.algorithm, k.keyID, k.json); err != nil {
 			return fmt.Errorf("keyserver: storing fallback key: %w", err)
@@ -146,6 +150,35 @@ func oneTimeCounts(ctx context.Context, q sqldb.Querier, user id.User, dev id.De
 
 // KeyCounts implements api.Keys.
 func (s *Server) KeyCounts(ctx context.Context, user id.User, dev id.Device) (api.KeyCounts, error) {
+	return s.counts.Load(deviceID{user, dev}, func() (api.KeyCounts, error) { return s.countKeys(ctx, user, dev) })
+}
+
+const (
+	// countsBytes bounds the memory of cached counts; countsTTL for how long a node believes them when keys were uploaded
+	// or handed out on another one.
+	countsBytes = 4 << 20
+	countsTTL   = time.Minute
+)
+
+// deviceID names a device.
+type deviceID struct {
+	user   id.User
+	device id.Device
+}
+
+func newCounts(now func() time.Time) (*cache.Cache[deviceID, api.KeyCounts], error) {
+	return cache.New(countsBytes, countsTTL, now, func(d deviceID, c api.KeyCounts) int {
+		return len(d.user) + len(d.device) + 50*(len(c.OneTime)+len(c.UnusedFallback))
+	})
+}
+
+// recount makes the counts of a device be read anew after a transaction that changes its keys.
+func (s *Server) recount(tx *sqldb.Tx, user id.User, dev id.Device) {
+	tx.OnCommit(func() { s.counts.Drop(deviceID{user, dev}) })
+}
+
+// countKeys counts a device's keys in the database.
+func (s *Server) countKeys(ctx context.Context, user id.User, dev id.Device) (api.KeyCounts, error) {
 	counts, err := oneTimeCounts(ctx, s.DB, user, dev)
 	if err != nil {
 		return api.KeyCounts{}, err
@@ -170,6 +203,7 @@ func (s *Server) KeyCounts(ctx context.Context, user id.User, dev id.Device) (ap
 // fallback key, or nothing.
 func (s *Server) claimLocal(ctx context.Context, user id.User, dev id.Device, alg string) (keyID string, key []byte, err error) {
 	err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+		s.recount(tx, user, dev)
 		for {
 			keyID, key = "", nil
 			err := tx.QueryRow(ctx, oldestOneTimeSQL, string(user), string(dev), alg).Scan(&keyID, &key)

@@ -70,6 +70,13 @@ func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incomin
 	if err != nil {
 		return err
 	}
+	events := make([]*event.Event, len(list))
+	for i, in := range list {
+		events[i] = in.ev
+	}
+	if err := s.intern(ctx, events, func(int) bool { return true }); err != nil {
+		return err
+	}
 	for _, in := range list {
 		err := d.accept(ctx, in)
 		if err != nil && isInternal(err) {

@@ -412,6 +412,21 @@ func (s *Server) newEvent(ctx context.Context, room nid.Room, n nid.Event, ev *e
 	return e, nil
 }
 
+// intern gives numbers to the types and state keys of many events at once, of those for which want is true.
+func (s *Server) intern(ctx context.Context, events []*event.Event, want func(i int) bool) error {
+	var types, keys []string
+	for i, ev := range events {
+		if !want(i) {
+			continue
+		}
+		if types = append(types, ev.Type); ev.IsState {
+			keys = append(keys, ev.StateKey)
+		}
+	}
+	_, _, err := s.writer.Intern(ctx, types, keys)
+	return err
+}
+
 func sortedNIDs(list []nid.Event) []nid.Event {
 	out := slices.Clone(list)
 	slices.Sort(out)

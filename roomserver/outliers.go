@@ -151,6 +151,9 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 }
 
 func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.Event, signed []error) error {
+	if err := o.s.intern(ctx, events, func(k int) bool { return signed[k] == nil }); err != nil {
+		return err
+	}
 	var rows, completed []*eventstore.Event
 	parents := make(map[id.Event]nid.Event)
 	for k, ev := range events {

@@ -203,7 +203,7 @@ func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
 		}
 		switch err := f.store(ctx, d, followEvents, f.stored, end); {
 		case errors.Is(err, errMoved):
-			f.s.unread.clear()
+			f.s.unread.Clear()
 			if err := f.reload(ctx); err != nil {
 				return f.pos, err
 			}

@@ -440,7 +440,7 @@ func (c *chooser) complete(ctx context.Context) error {
 	if len(c.p.joined)+len(c.p.invited)+len(c.p.left) == 0 {
 		return nil
 	}
-	if c.p.ignored, err = c.s.ignoredUsers(ctx, c.q.user); err != nil {
+	if c.p.ignored, err = c.s.ignoredUsersAt(ctx, c.q.user, c.p.to.AccountData); err != nil {
 		return err
 	}
 	numbers := make([]nid.Room, len(c.p.joined))

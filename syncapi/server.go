@@ -14,6 +14,7 @@ import (
 	clientapi "weft/clientapi/api"
 	fedapi "weft/federationapi/api"
 	"weft/internal/bus"
+	"weft/internal/cache"
 	"weft/internal/eventstore"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
@@ -64,6 +65,7 @@ type Server struct {
 	pieces    *pieces
 	residents *residentLists
 	unread    *unreadCache
+	ignored   *cache.Cache[id.User, ignoredAt]
 }
 
 var _ api.Sync = (*Server)(nil)
@@ -93,6 +95,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if s.unread, err = newUnreadCache(s.now); err != nil {
+		return nil, err
+	}
+	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
 	}
 	if s.follower, err = newFollower(ctx, s); err != nil {

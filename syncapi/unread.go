@@ -7,8 +7,7 @@ import (
 	"sync/atomic"
 	"time"
 
-	"github.com/maypok86/otter/v2"
-
+	"weft/internal/cache"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
 )
@@ -59,33 +58,23 @@ type unreadPlace struct {
 	room nid.Room
 }
 
-// cachedUnread is an entry: counts, or the mark of somebody who is reading them.
+// cachedUnread are counts and the user's epoch at which they were read.
 type cachedUnread struct {
 	counts unreadCounts
-	mark   uint64 // not 0: being read
 	epoch  uint64
-	until  time.Time
 }
 
-// unreadCache keeps counts that are told again and again. Who changes a row here changes the entry after the
-// commit; what other nodes do makes it forget (forget, clear).
+// unreadCache keeps counts that are told again and again. Who adds to a row here changes the entry after the
+// commit; receipts, and what other nodes do, make it forget.
 type unreadCache struct {
-	now   func() time.Time
-	cache *otter.Cache[unreadPlace, cachedUnread]
-	marks atomic.Uint64
+	*cache.Cache[unreadPlace, cachedUnread]
 	// epochs tells which entries of users are old, a few users sharing a place.
 	epochs [1024]atomic.Uint64
 }
 
 func newUnreadCache(now func() time.Time) (*unreadCache, error) {
-	cache, err := otter.New(&otter.Options[unreadPlace, cachedUnread]{
-		MaximumWeight: unreadBytes,
-		Weigher:       func(_ unreadPlace, e cachedUnread) uint32 { return uint32(200 + 100*len(e.counts)) },
-	})
-	if err != nil {
-		return nil, fmt.Errorf("cache of unread counts: %w", err)
-	}
-	return &unreadCache{now: now, cache: cache}, nil
+	entries, err := cache.New(unreadBytes, unreadTTL, now, func(_ unreadPlace, e cachedUnread) int { return 100 * len(e.counts) })
+	return &unreadCache{Cache: entries}, err
 }
 
 func (c *unreadCache) epoch(user nid.StateKey) *atomic.Uint64 {
@@ -95,41 +84,18 @@ func (c *unreadCache) epoch(user nid.StateKey) *atomic.Uint64 {
 // forget drops the entries of a user.
 func (c *unreadCache) forget(user nid.StateKey) { c.epoch(user).Add(1) }
 
-// clear drops all entries.
-func (c *unreadCache) clear() { c.cache.InvalidateAll() }
-
 // get gives counts that are there.
 func (c *unreadCache) get(p unreadPlace) (unreadCounts, bool) {
-	e, ok := c.cache.GetIfPresent(p)
-	if !ok || e.mark != 0 || e.epoch != c.epoch(p.user).Load() || c.now().After(e.until) {
-		return nil, false
-	}
-	return e.counts, true
-}
-
-// begin announces that counts are being read; finish puts them in, unless something changed in between.
-func (c *unreadCache) begin(p unreadPlace) cachedUnread {
-	e := cachedUnread{mark: c.marks.Add(1), epoch: c.epoch(p.user).Load(), until: c.now().Add(unreadTTL)}
-	c.cache.Set(p, e)
-	return e
-}
-
-func (c *unreadCache) finish(p unreadPlace, begun cachedUnread, counts unreadCounts) {
-	c.cache.ComputeIfPresent(p, func(now cachedUnread) (cachedUnread, otter.ComputeOp) {
-		if now.mark != begun.mark {
-			return now, otter.CancelOp
-		}
-		begun.mark, begun.counts = 0, counts
-		return begun, otter.WriteOp
-	})
+	e, ok := c.Get(p)
+	return e.counts, ok && e.epoch == c.epoch(p.user).Load()
 }
 
 // change sets the count of one thread in an entry that is there; the zero count drops it. epoch is the user's from
 // before the change was written: an entry of another one may be newer than the change.
 func (c *unreadCache) change(k unreadKey, now unreadCount, epoch uint64) {
-	c.cache.ComputeIfPresent(unreadPlace{k.user, k.room}, func(e cachedUnread) (cachedUnread, otter.ComputeOp) {
-		if e.mark != 0 || e.epoch != epoch {
-			return e, otter.InvalidateOp
+	c.Change(unreadPlace{k.user, k.room}, func(e cachedUnread) (cachedUnread, bool) {
+		if e.epoch != epoch {
+			return e, false
 		}
 		e.counts = maps.Clone(e.counts) // readers hold the old one
 		if e.counts == nil {
@@ -138,7 +104,7 @@ func (c *unreadCache) change(k unreadKey, now unreadCount, epoch uint64) {
 		if e.counts[k.thread] = now; now == (unreadCount{}) {
 			delete(e.counts, k.thread)
 		}
-		return e, otter.WriteOp
+		return e, true
 	})
 }
 
@@ -146,17 +112,18 @@ func (c *unreadCache) change(k unreadKey, now unreadCount, epoch uint64) {
 func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.Room) (map[nid.Room]unreadCounts, error) {
 	out := make(map[nid.Room]unreadCounts, len(rooms))
 	var rest []int64
-	begun := make(map[nid.Room]cachedUnread)
+	var places []unreadPlace
+	epoch := s.unread.epoch(user).Load()
 	for _, n := range rooms {
 		if counts, ok := s.unread.get(unreadPlace{user, n}); ok {
 			out[n] = counts
 			continue
 		}
-		rest = append(rest, int64(n))
-		if len(rooms) <= maxUnreadCached {
-			begun[n] = s.unread.begin(unreadPlace{user, n})
+		if rest = append(rest, int64(n)); len(rooms) <= maxUnreadCached {
+			places = append(places, unreadPlace{user, n})
 		}
 	}
+	put := s.unread.Begin(places...)
 	err := sqldb.Chunk(rest, func(part []int64) error {
 		in, args := sqldb.InArgs([]any{int64(user)}, part)
 		rows, err := s.db.Query(ctx, unreadSQL+in, args...)
@@ -181,8 +148,8 @@ func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.
 	if err != nil {
 		return nil, err
 	}
-	for n, e := range begun {
-		s.unread.finish(unreadPlace{user, n}, e, out[n])
+	for _, p := range places {
+		put(p, cachedUnread{out[p.room], epoch})
 	}
 	return out, nil
 }

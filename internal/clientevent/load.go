@@ -2,10 +2,12 @@ package clientevent
 
 import (
 	"context"
+	"slices"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/statetree"
+	"weft/matrix/event"
 	"weft/matrix/id"
 )
 
@@ -64,7 +66,24 @@ func loadStates(ctx context.Context, r *eventstore.Reader, v Viewer, events []*e
 	if err != nil {
 		return err
 	}
-	byNID, err := readEach(ctx, r, events, found)
+	var memberships, shown []nid.Event
+	for i, e := range events {
+		if p := at[i].member; p >= 0 && found[p] != 0 {
+			memberships = append(memberships, found[p])
+		}
+		if p := at[i].replaced; p >= 0 && found[p] != 0 && found[p] != e.NID {
+			shown = append(shown, found[p])
+		}
+		if e.RedactedBy != 0 {
+			shown = append(shown, e.RedactedBy)
+		}
+	}
+	byNID, err := readEach(ctx, r, shown)
+	if err != nil {
+		return err
+	}
+	// A redaction leaves the membership, so what does not change of the events will do.
+	members, err := unredacted(ctx, r, memberships)
 	if err != nil {
 		return err
 	}
@@ -76,7 +95,7 @@ func loadStates(ctx context.Context, r *eventstore.Reader, v Viewer, events []*e
 		if p := at[i].replaced; p >= 0 && found[p] != 0 && found[p] != e.NID {
 			o.Replaced = byNID[found[p]]
 		}
-		o.Membership = membershipAt(v, e, at[i].member, found, byNID)
+		o.Membership = membershipAt(v, e, at[i].member, found, members)
 	}
 	return nil
 }
@@ -84,7 +103,7 @@ func loadStates(ctx context.Context, r *eventstore.Reader, v Viewer, events []*e
 // membershipAt gives the viewer's membership at an event, changes by the event included.
 //
 // spec: client-server §6.3.1 (unsigned.membership)
-func membershipAt(v Viewer, e *eventstore.Event, place int, found []nid.Event, byNID map[nid.Event]*eventstore.Event) string {
+func membershipAt(v Viewer, e *eventstore.Event, place int, found []nid.Event, members map[nid.Event]*event.Event) string {
 	m := ""
 	switch {
 	case v.User == "" || !e.HasState:
@@ -92,7 +111,7 @@ func membershipAt(v Viewer, e *eventstore.Event, place int, found []nid.Event, b
 	case e.Type == "m.room.member" && e.IsState && e.StateKey == string(v.User):
 		m = e.Membership()
 	case place >= 0 && found[place] != 0:
-		m = byNID[found[place]].Membership()
+		m = members[found[place]].Membership()
 	}
 	if m == "" {
 		return "leave"
@@ -100,30 +119,37 @@ func membershipAt(v Viewer, e *eventstore.Event, place int, found []nid.Event, b
 	return m
 }
 
-// readEach reads the events that were found, and the redactions, each once.
-func readEach(ctx context.Context, r *eventstore.Reader, events []*eventstore.Event, found []nid.Event) (map[nid.Event]*eventstore.Event, error) {
-	byNID := make(map[nid.Event]*eventstore.Event)
-	var wanted []nid.Event
-	add := func(n nid.Event) {
-		if _, ok := byNID[n]; n != 0 && !ok {
-			byNID[n] = nil
-			wanted = append(wanted, n)
-		}
+// distinct leaves each number once.
+func distinct(list []nid.Event) []nid.Event {
+	slices.Sort(list)
+	return slices.Compact(list)
+}
+
+// readEach reads events, each once.
+func readEach(ctx context.Context, r *eventstore.Reader, numbers []nid.Event) (map[nid.Event]*eventstore.Event, error) {
+	list, err := r.Events(ctx, distinct(numbers))
+	if err != nil || len(list) == 0 {
+		return nil, err
 	}
-	for _, n := range found {
-		add(n)
+	out := make(map[nid.Event]*eventstore.Event, len(list))
+	for _, e := range list {
+		out[e.NID] = e
 	}
-	for _, e := range events {
-		add(e.RedactedBy)
-	}
-	list, err := r.Events(ctx, wanted)
+	return out, nil
+}
+
+// unredacted is readEach for events as they were before any redaction.
+func unredacted(ctx context.Context, r *eventstore.Reader, numbers []nid.Event) (map[nid.Event]*event.Event, error) {
+	numbers = distinct(numbers)
+	list, err := r.Unredacted(ctx, numbers)
 	if err != nil {
 		return nil, err
 	}
-	for _, e := range list {
-		byNID[e.NID] = e
+	out := make(map[nid.Event]*event.Event, len(list))
+	for i, e := range list {
+		out[numbers[i]] = e
 	}
-	return byNID, nil
+	return out, nil
 }
 
 // loadTxnIDs fills in the transaction IDs of what the viewer's device sent.

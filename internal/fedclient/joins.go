@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"time"
@@ -161,6 +162,9 @@ func (c *Client) SendJoin(ctx context.Context, server id.Server, room id.Room, e
 	return &res, nil
 }
 
+// maxTrailer bounds the white space that is read after the end of an answer's JSON.
+const maxTrailer = 4 << 10
+
 // readStream reads an object whose lists go to visit. All lists must be there.
 // other may take a further member.
 func (c *Client) readStream(ctx context.Context, r *Request, s *Stream, pair bool,
@@ -187,6 +191,12 @@ func (c *Client) readStream(ctx context.Context, r *Request, s *Stream, pair boo
 			return visitErr
 		})
 	})
+	if err == nil {
+		// The end is read too: otherwise the connection cannot be used again, and the other server sees its answer cut off.
+		if _, rerr := io.CopyN(io.Discard, s.Body, maxTrailer); rerr != nil && !errors.Is(rerr, io.EOF) {
+			err = rerr
+		}
+	}
 	if cerr := s.Body.Close(); err == nil && cerr != nil {
 		err = cerr
 	}

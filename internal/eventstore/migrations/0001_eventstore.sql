@@ -89,7 +89,9 @@ CREATE TABLE room_members (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX room_members_user ON room_members (user_nid, membership);
 CREATE INDEX room_members_order ON room_members (room_nid, membership, stream_pos);
-CREATE INDEX room_members_local ON room_members (room_nid) WHERE local = 1;
+-- All that a list of local members needs: SQLite takes no other index than the primary key, which holds all members of
+-- the room, unless it need not look at the table.
+CREATE INDEX room_members_local ON room_members (room_nid, user_nid, membership, event_nid, stream_pos, local, forgotten) WHERE local = 1;
 
 -- How many joined members each server has in a room; no row for none.
 CREATE TABLE room_servers (
