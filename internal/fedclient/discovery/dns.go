@@ -54,11 +54,17 @@ type srvEntry struct {
 // lives shortly: the specification's next step then applies. The error is the
 // context's.
 func (r *Resolver) lookUpSRV(ctx context.Context, name string) (*srvEntry, error) {
-	now := r.opts.Now()
-	if e, ok := r.srv.GetIfPresent(name); ok && now.Before(e.expires) {
+	fresh := func() (*srvEntry, bool) {
+		e, ok := r.srv.GetIfPresent(name)
+		return e, ok && r.opts.Now().Before(e.expires)
+	}
+	if e, ok := fresh(); ok {
 		return e, nil
 	}
 	return share(ctx, &r.flights, "srv "+name, func(ctx context.Context) *srvEntry {
+		if e, ok := fresh(); ok {
+			return e // another lookup ended just now
+		}
 		recs, ttl, err := r.dns.srv(ctx, name)
 		e := &srvEntry{records: recs}
 		switch {

@@ -47,11 +47,15 @@ type wellKnownEntry struct {
 
 // lookUpWellKnown answers from the cache or asks. The error is the context's.
 func (r *Resolver) lookUpWellKnown(ctx context.Context, host string) (*wellKnownEntry, error) {
-	cached, ok := r.wellKnown.GetIfPresent(host)
-	if ok && r.opts.Now().Before(cached.expires) {
+	if cached, ok := r.wellKnown.GetIfPresent(host); ok && r.opts.Now().Before(cached.expires) {
 		return cached, nil
 	}
 	return share(ctx, &r.flights, "wk "+host, func(ctx context.Context) *wellKnownEntry {
+		// Another lookup may have ended between the look into the cache and this one.
+		cached, ok := r.wellKnown.GetIfPresent(host)
+		if ok && r.opts.Now().Before(cached.expires) {
+			return cached
+		}
 		delegated, header, err := r.fetchWellKnown(ctx, host)
 		now := r.opts.Now()
 		e := &wellKnownEntry{delegated: delegated}
