@@ -7,7 +7,7 @@ FUZZTIME ?= 30s
 CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test race check fuzz bench docs image conformance-image clean
+.PHONY: help build test race check fuzz bench bench-server profile docs image conformance-image clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -30,6 +30,15 @@ fuzz: ## every fuzz target for $(FUZZTIME)
 bench: ## all benchmarks
 	$(GO) test -run '^$$' -bench . -benchmem ./...
 
+bench-server: build ## the load driver's whole run against ./weft on both databases (BENCH_FLAGS="--scenario send" narrows it)
+	$(GO) run ./test/bench --weft ./weft --database both $(BENCH_FLAGS)
+
+# The profiles need symbols, so the binary is built without -s -w.
+profile: ## CPU and allocation profiles of SCENARIO=send,… in ./profiles
+	$(GO) build -o profiles/weft $(WEFT)
+	$(GO) run ./test/bench --weft profiles/weft --profile profiles --scenario "$(SCENARIO)" $(BENCH_FLAGS)
+	@ls profiles/*.cpu profiles/*.allocs | sed -e 's/^.*allocs$$/-sample_index=alloc_space &/' -e 's/^/go tool pprof -top /'
+
 docs: ## docs/config.md from the configuration's struct
 	$(GO) run $(WEFT) config reference > docs/config.md
 
@@ -42,4 +51,4 @@ conformance-image: build ## the container image weft-conformance:latest for Comp
 	docker build -t weft-conformance -f deploy/conformance.Dockerfile deploy
 
 clean: ## remove what was built
-	rm -rf weft deploy/build
+	rm -rf weft profiles deploy/build

@@ -38,6 +38,6 @@ say import rules
 
 for target in linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64; do
 	say "build for $target"
-	CGO_ENABLED=0 GOOS=${target%/*} GOARCH=${target#*/} "$GO" build -o /dev/null ./cmd/weft
+	CGO_ENABLED=0 GOOS=${target%/*} GOARCH=${target#*/} "$GO" build -o /dev/null ./cmd/weft ./test/bench
 done
 say ok

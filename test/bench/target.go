@@ -1,0 +1,240 @@
+package main
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"net/url"
+	"strconv"
+	"strings"
+
+	"weft/internal/sqldb/pgtest"
+	"weft/test/bench/load"
+	"weft/test/bench/proc"
+	"weft/test/bench/scenario"
+	"weft/test/bench/server"
+)
+
+// targetSpec is a homeserver that is measured: one that runs already (--target), one that a command starts, or a Weft binary.
+type targetSpec struct {
+	name, url, serverName, secret, admin string
+	pid, dbPID                           int
+	disk, db                             string
+	command                              string // started by us
+	weft, database                       string // binary, and "sqlite" or "postgres"
+}
+
+// parseTarget reads the value of --target: pairs of key=value between commas.
+func parseTarget(value string) (targetSpec, error) {
+	var t targetSpec
+	texts := map[string]*string{"name": &t.name, "url": &t.url, "server-name": &t.serverName, "secret": &t.secret,
+		"admin": &t.admin, "disk": &t.disk, "db": &t.db}
+	numbers := map[string]*int{"pid": &t.pid, "db-pid": &t.dbPID}
+	for part := range strings.SplitSeq(value, ",") {
+		key, value, ok := strings.Cut(part, "=")
+		switch {
+		case !ok:
+			return t, fmt.Errorf("--target: %q is not of the form key=value", part)
+		case texts[key] != nil:
+			*texts[key] = value
+		case numbers[key] != nil:
+			n, err := strconv.Atoi(value)
+			if err != nil || n <= 0 {
+				return t, fmt.Errorf("--target: %s is no process ID: %q", key, value)
+			}
+			*numbers[key] = n
+		default:
+			return t, fmt.Errorf("--target: unknown key %q", key)
+		}
+	}
+	u, err := url.Parse(t.url)
+	if err != nil || u.Host == "" {
+		return t, fmt.Errorf("--target: url is missing or no URL: %q", t.url)
+	}
+	if t.name == "" {
+		t.name = u.Host
+	}
+	return t, nil
+}
+
+// specs lists what the command line asks for, with commands given to their targets.
+func (o *options) specs() ([]targetSpec, error) {
+	var out []targetSpec
+	names := make(map[string]bool)
+	for _, value := range o.targets {
+		t, err := parseTarget(value)
+		if err != nil {
+			return nil, err
+		}
+		out = append(out, t)
+	}
+	for _, value := range o.commands {
+		name, line, ok := strings.Cut(value, "=")
+		found := false
+		for i := range out {
+			if out[i].name == name {
+				out[i].command, found = line, true
+			}
+		}
+		if !ok || !found {
+			return nil, fmt.Errorf("--command wants NAME=COMMAND with the name of a --target: %q", value)
+		}
+	}
+	wefts, err := o.weftSpecs()
+	if err != nil {
+		return nil, err
+	}
+	out = append(out, wefts...)
+	for _, t := range out {
+		if names[t.name] {
+			return nil, fmt.Errorf("two targets are called %q", t.name)
+		}
+		names[t.name] = true
+	}
+	if len(out) == 0 {
+		return nil, errors.New("nothing to measure: give --target or --weft")
+	}
+	return out, nil
+}
+
+// weftSpecs are the targets of --weft: each binary on each database.
+func (o *options) weftSpecs() ([]targetSpec, error) {
+	databases := []string{o.database}
+	switch o.database {
+	case "both":
+		databases = []string{"sqlite", "postgres"}
+	case "sqlite", "postgres":
+	default:
+		return nil, fmt.Errorf("--database is sqlite, postgres or both, not %q", o.database)
+	}
+	var out []targetSpec
+	for _, value := range o.wefts {
+		name, binary, named := strings.Cut(value, "=")
+		if !named {
+			binary = value
+		}
+		for _, database := range databases {
+			t := targetSpec{name: database, weft: binary, database: database}
+			if named {
+				t.name = name + "-" + database
+			}
+			t.serverName = t.name + ".test"
+			out = append(out, t)
+		}
+	}
+	return out, nil
+}
+
+// running is a target with what was started for it.
+type running struct {
+	env     *scenario.Env
+	process *server.Process // nil: it ran already
+	cluster *pgtest.Cluster // nil: it has none of ours
+}
+
+// open starts what is to be started and makes the target ready for scenarios.
+func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *running, err error) {
+	r := &running{}
+	defer func() {
+		if err != nil {
+			err = errors.Join(err, r.close(o))
+		}
+	}()
+	if err := r.start(ctx, &spec, o); err != nil {
+		return nil, err
+	}
+	t := &scenario.Target{Name: spec.name, URL: spec.url, ServerName: spec.serverName, Client: load.NewClient(spec.url),
+		Secret: spec.secret, Admin: spec.admin, Embedded: spec.dbPID == 0 && spec.db == ""}
+	if t.Server, err = tree(spec.pid); err != nil {
+		return nil, err
+	}
+	if t.Database, err = tree(spec.dbPID); err != nil {
+		return nil, err
+	}
+	switch {
+	case spec.db != "":
+		t.Disk = func(ctx context.Context) (int64, error) { return server.PostgresBytes(ctx, spec.db) }
+	case spec.disk != "":
+		t.Disk = func(ctx context.Context) (int64, error) { return server.SQLiteBytes(ctx, spec.disk) }
+	}
+	r.env = scenario.NewEnv(t, o.sizes, run, o.log)
+	r.env.ProfileDir = o.profileDir
+	return r, nil
+}
+
+// start starts the spec's server and fills in where it is.
+func (r *running) start(ctx context.Context, spec *targetSpec, o *options) (err error) {
+	so := server.Options{Limits: proc.Limits{CPUs: o.cpus, Memory: int64(o.memory)}, Parent: o.cgroup}
+	if o.gomaxprocs > 0 {
+		so.Env = []string{"GOMAXPROCS=" + strconv.Itoa(o.gomaxprocs)}
+	}
+	switch {
+	case spec.command != "":
+		r.process, err = server.StartCommand(ctx, spec.command, spec.name, spec.url, so)
+	case spec.weft != "":
+		if spec.database == "postgres" {
+			if err := r.startCluster(spec); err != nil {
+				return err
+			}
+		}
+		r.process, err = server.StartWeft(ctx, spec.weft, spec.name, spec.serverName, spec.db, so)
+	default:
+		return nil
+	}
+	if err != nil {
+		r.process = nil
+		return err
+	}
+	spec.url = r.process.URL
+	if spec.pid == 0 {
+		spec.pid = r.process.PID
+	}
+	if spec.admin == "" {
+		spec.admin = r.process.Admin
+	}
+	if spec.weft != "" && spec.db == "" {
+		spec.disk = r.process.Folder
+	}
+	return nil
+}
+
+func (r *running) startCluster(spec *targetSpec) (err error) {
+	if r.cluster, err = pgtest.Start(pgtest.Options{Durable: true}); err != nil {
+		return err
+	}
+	spec.db = r.cluster.URL(url.Values{})
+	spec.dbPID, err = r.cluster.PID()
+	return err
+}
+
+// close ends what open started.
+func (r *running) close(o *options) error {
+	var errs []error
+	if r.env != nil {
+		r.env.Target.Client.Close()
+	}
+	if r.process != nil {
+		log, err := r.process.Stop()
+		errs = append(errs, err)
+		if log != "" {
+			_, err := fmt.Fprintf(o.log, "%s logged:\n%s\n", r.process.Name, log)
+			errs = append(errs, err)
+		}
+	}
+	if r.cluster != nil {
+		errs = append(errs, r.cluster.Close())
+	}
+	return errors.Join(errs...)
+}
+
+// tree watches a process where that is possible.
+func tree(pid int) (*proc.Tree, error) {
+	if pid == 0 {
+		return nil, nil
+	}
+	t, err := proc.NewTree(pid)
+	if errors.Is(err, proc.ErrUnavailable) {
+		return nil, nil
+	}
+	return t, err
+}
