@@ -17,6 +17,7 @@ import (
 
 	"weft/internal/sqldb/sqldbtest"
 	"weft/setup"
+	"weft/test/bench/remote"
 	"weft/test/bench/report"
 	"weft/test/bench/scenario"
 )
@@ -55,7 +56,8 @@ func tinySizes() scenario.Sizes {
 		Senders: 3, Rooms: 2, Messages: 30, ContentBytes: 300, LatencyMessages: 5,
 		FewRooms: 3, ManyRooms: 5, InitialSyncs: 2, EmptySyncs: 8, OneSyncs: 20,
 		CreateRooms: 4, JoinRooms: 2, JoinUsers: 3, FanoutUsers: 5, FanoutMessages: 2, HistoryMessages: 250, HistoryReaders: 2,
-		KeyUsers: 4, MediaFiles: 4, MediaBytes: 5000, OverloadRequests: 40, Idle: 10 * time.Millisecond,
+		KeyUsers: 4, MediaFiles: 4, MediaBytes: 5000, OverloadRequests: 40,
+		RemoteMembers: 20, RemoteMany: 40, RemoteEvents: 70, RemoteMessages: 5, Idle: 10 * time.Millisecond,
 	}
 }
 
@@ -63,14 +65,26 @@ func tinySizes() scenario.Sizes {
 func TestEveryScenario(t *testing.T) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
 		database := newURL()
-		s, folder := boot(t, "bench.test", database, func(*setup.Config) {})
-		target := fmt.Sprintf("name=weft,url=%s,pid=%d,admin=%s", s.URLs()[0], os.Getpid(), s.AdminURL())
+		ca := t.TempDir()
+		authority, err := remote.OpenAuthority(ca)
+		if err != nil {
+			t.Fatal(err)
+		}
+		cert, key, err := authority.WriteCertificate(ca, "bench", "bench.test")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s, folder := boot(t, "bench.test", database, func(c *setup.Config) {
+			c.Listeners = append(c.Listeners, setup.Listener{Address: "127.0.0.1:0", TLS: setup.TLS{Certificate: cert, Key: key}})
+			c.Federation.CAFile, c.Federation.AllowPrivateAddresses = authority.File, true
+		})
+		target := fmt.Sprintf("name=weft,url=%s,pid=%d,server-name=bench.test,federation=%s", s.URLs()[0], os.Getpid(), strings.TrimPrefix(s.URLs()[1], "https://"))
 		if strings.HasPrefix(database, "sqlite:") {
 			target += ",disk=" + strings.TrimPrefix(database, "sqlite:")
 		} else {
 			target += ",db=" + database
 		}
-		doc, out, err := bench(t, options{targets: []string{target}, rounds: 1, sizes: tinySizes()})
+		doc, out, err := bench(t, options{targets: []string{target}, rounds: 1, sizes: tinySizes(), authority: ca, servers: 2})
 		if err != nil {
 			t.Fatalf("%v (data in %s)\n%s", err, folder, out)
 		}
@@ -88,6 +102,7 @@ func TestEveryScenario(t *testing.T) {
 			"idle": 1, "send": 30, "latency": 5, "sync-initial-3": 2, "sync-empty-3": 8, "sync-one-3": 20, "sync-initial-5": 1,
 			"sync-empty-5": 8, "sync-one-5": 20, "create-room": 4, "join": 6, "leave": 6, "fanout": 2, "fanout-wait": 10,
 			"keys-upload": 20, "keys-query": 40, "todevice-send": 40, "media-upload": 4, "media-download": 4, "overload": 40, "idle-after": 1,
+			"remote-join-20-v10": 1, "remote-join-20-v11": 1, "remote-join-20-v12": 1, "inflow-linear": 70, "inflow-branchy": 70, "outflow": 5,
 		} {
 			if counts[operation] != want {
 				t.Errorf("%s: %d operations, not %d", operation, counts[operation], want)
@@ -133,6 +148,19 @@ func TestTwoTargetsAndASmallServer(t *testing.T) {
 	}
 	if got := doc.Rows[1]; got.Shed == 0 || got.Count != 80 || len(got.Rounds) != 2 || got.Errors != 0 || got.CPU != nil {
 		t.Errorf("the small server: %+v", got)
+	}
+}
+
+// A target whose federation nobody knows is left out where it takes part, and the report says so.
+func TestScenariosThatATargetLacks(t *testing.T) {
+	s, _ := boot(t, "lone.test", "", func(*setup.Config) {})
+	doc, out, err := bench(t, options{rounds: 1, sizes: tinySizes(), scenarios: []string{"remote-join-v12", "idle"}, servers: 1,
+		targets: []string{"name=lone,url=" + s.URLs()[0]}})
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if len(doc.Skipped) != 1 || doc.Skipped[0].Scenario != "remote-join-v12" || len(doc.Rows) != 1 || !strings.Contains(out, "was not measured in remote-join-v12") {
+		t.Errorf("%+v\n%s", doc, out)
 	}
 }
 

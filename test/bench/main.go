@@ -43,7 +43,7 @@ func command() *cobra.Command {
 
 func addTargetFlags(f *pflag.FlagSet, o *options) {
 	f.StringArrayVar(&o.targets, "target", nil, "running server: url=URL[,name=…][,pid=…][,db-pid=…][,disk=SQLITE-FILE-OR-FOLDER][,db=postgres://…]\n"+
-		"[,secret=REGISTRATION-SECRET][,server-name=…][,admin=URL-OF-PPROF]; repeatable")
+		"[,secret=REGISTRATION-SECRET][,server-name=…][,federation=HOST:PORT][,admin=URL-OF-PPROF]; repeatable")
 	f.StringArrayVar(&o.wefts, "weft", nil, "[NAME=]BINARY of Weft to start in a temporary folder; repeatable")
 	f.StringArrayVar(&o.commands, "command", nil, "NAME=COMMAND that starts the target NAME, such as 'a=exec ./server --port 8008'; repeatable")
 	f.StringVar(&o.database, "database", "sqlite", "database of --weft: sqlite, postgres (a temporary cluster) or both")
@@ -54,6 +54,9 @@ func addTargetFlags(f *pflag.FlagSet, o *options) {
 	f.TextVar(&o.memory, "memory", o.memory, "hold started servers, without their PostgreSQL, to as much memory and no swap, such as 1GiB (cgroup)")
 	f.StringVar(&o.cgroup, "cgroup", "", "group below which those for --cpus and --memory are made; empty: the root")
 	f.IntVar(&o.gomaxprocs, "gomaxprocs", 0, "GOMAXPROCS of started servers; 0: they choose")
+	f.StringVar(&o.authority, "authority", "", "folder of ca.crt and ca.key, made if missing, which sign the synthetic remote server's certificate:\n"+
+		"a --target that is to be measured over federation has to trust ca.crt")
+	f.IntVar(&o.servers, "remote-servers", 8, "names of servers that the members of remote rooms are of")
 	f.StringVar(&o.jsonFile, "json", "", "file for everything in JSON")
 	f.StringVar(&o.tableFile, "table", "", "file for the table in Markdown")
 }
@@ -81,5 +84,9 @@ func addSizeFlags(f *pflag.FlagSet, s *scenario.Sizes) {
 	number(&s.MediaFiles, "media-files", "media: files")
 	number(&s.MediaBytes, "media-bytes", "media: bytes of a file")
 	number(&s.OverloadRequests, "overload-requests", "overload: requests at the same time")
+	number(&s.RemoteMembers, "remote-members", "remote-join, inflow, outflow: members of the room")
+	number(&s.RemoteMany, "remote-many", "remote-join-many: members of the room")
+	number(&s.RemoteEvents, "remote-events", "inflow: events")
+	number(&s.RemoteMessages, "remote-messages", "outflow: messages")
 	f.DurationVar(&s.Idle, "idle", s.Idle, "idle: time of watching")
 }

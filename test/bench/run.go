@@ -6,11 +6,13 @@ import (
 	"fmt"
 	"io"
 	"os"
+	"slices"
 	"strconv"
 	"strings"
 	"time"
 
 	"weft/setup"
+	"weft/test/bench/remote"
 	"weft/test/bench/report"
 	"weft/test/bench/scenario"
 )
@@ -28,9 +30,13 @@ type options struct {
 	gomaxprocs               int
 	jsonFile, tableFile      string
 	sizes                    scenario.Sizes
+	authority                string
+	servers                  int
 
 	commandLine string
 	out, log    io.Writer
+	// remote is the synthetic server of the run; nil when no scenario needs it.
+	remote *remote.Server
 }
 
 // run starts the targets, measures every scenario on each of them in turn, round by round, and reports.
@@ -47,6 +53,11 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	begun := time.Now()
+	stopRemote, err := o.serveRemote(ctx, scenarios)
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, stopRemote()) }()
 	var targets []*running
 	defer func() {
 		for _, r := range targets {
@@ -81,6 +92,30 @@ func run(ctx context.Context, o options) (err error) {
 		return errChecks
 	}
 	return ctx.Err()
+}
+
+// serveRemote starts the synthetic server if a scenario needs it.
+func (o *options) serveRemote(ctx context.Context, scenarios []scenario.Scenario) (stop func() error, err error) {
+	stop = func() error { return nil }
+	if !slices.ContainsFunc(scenarios, func(s scenario.Scenario) bool { return s.Federation }) {
+		return stop, nil
+	}
+	folder := o.authority
+	if folder == "" {
+		if folder, err = os.MkdirTemp("", "weft-bench-ca-"); err != nil {
+			return nil, err
+		}
+		stop = func() error { return os.RemoveAll(folder) }
+	}
+	authority, err := remote.OpenAuthority(folder)
+	if err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	if o.remote, err = remote.Serve(ctx, remote.Options{Servers: o.servers, Authority: authority, InsecureSkipVerify: true}); err != nil {
+		return nil, errors.Join(err, stop())
+	}
+	removeFolder := stop
+	return func() error { return errors.Join(o.remote.Close(), removeFolder()) }, nil
 }
 
 // measure runs the scenarios: A B, A B, … so that what disturbs the machine disturbs both.

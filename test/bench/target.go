@@ -9,6 +9,7 @@ import (
 	"strings"
 
 	"weft/internal/sqldb/pgtest"
+	"weft/matrix/id"
 	"weft/test/bench/load"
 	"weft/test/bench/proc"
 	"weft/test/bench/scenario"
@@ -18,6 +19,7 @@ import (
 // targetSpec is a homeserver that is measured: one that runs already (--target), one that a command starts, or a Weft binary.
 type targetSpec struct {
 	name, url, serverName, secret, admin string
+	federation                           string // HOST:PORT of its server–server API
 	pid, dbPID                           int
 	disk, db                             string
 	command                              string // started by us
@@ -28,7 +30,7 @@ type targetSpec struct {
 func parseTarget(value string) (targetSpec, error) {
 	var t targetSpec
 	texts := map[string]*string{"name": &t.name, "url": &t.url, "server-name": &t.serverName, "secret": &t.secret,
-		"admin": &t.admin, "disk": &t.disk, "db": &t.db}
+		"admin": &t.admin, "federation": &t.federation, "disk": &t.disk, "db": &t.db}
 	numbers := map[string]*int{"pid": &t.pid, "db-pid": &t.dbPID}
 	for part := range strings.SplitSeq(value, ",") {
 		key, value, ok := strings.Cut(part, "=")
@@ -157,6 +159,10 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 	case spec.disk != "":
 		t.Disk = func(ctx context.Context) (int64, error) { return server.SQLiteBytes(ctx, spec.disk) }
 	}
+	if o.remote != nil && spec.federation != "" {
+		o.remote.Route(id.Server(spec.serverName), spec.federation)
+		t.Remote = o.remote
+	}
 	r.env = scenario.NewEnv(t, o.sizes, run, o.log)
 	r.env.ProfileDir = o.profileDir
 	return r, nil
@@ -165,6 +171,9 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 // start starts the spec's server and fills in where it is.
 func (r *running) start(ctx context.Context, spec *targetSpec, o *options) (err error) {
 	so := server.Options{Limits: proc.Limits{CPUs: o.cpus, Memory: int64(o.memory)}, Parent: o.cgroup}
+	if o.remote != nil {
+		so.Authority = o.remote.Authority()
+	}
 	if o.gomaxprocs > 0 {
 		so.Env = []string{"GOMAXPROCS=" + strconv.Itoa(o.gomaxprocs)}
 	}
@@ -186,6 +195,9 @@ func (r *running) start(ctx context.Context, spec *targetSpec, o *options) (err 
 		return err
 	}
 	spec.url = r.process.URL
+	if spec.federation == "" {
+		spec.federation = r.process.Federation
+	}
 	if spec.pid == 0 {
 		spec.pid = r.process.PID
 	}

@@ -12,8 +12,8 @@ func TestParseTarget(t *testing.T) {
 		fail  string
 	}{
 		{"url=http://127.0.0.1:8008", targetSpec{name: "127.0.0.1:8008", url: "http://127.0.0.1:8008"}, ""},
-		{"name=a,url=https://h:1,pid=12,db-pid=34,disk=/d,secret=s,server-name=n,admin=http://h:2",
-			targetSpec{name: "a", url: "https://h:1", pid: 12, dbPID: 34, disk: "/d", secret: "s", serverName: "n", admin: "http://h:2"}, ""},
+		{"name=a,url=https://h:1,pid=12,db-pid=34,disk=/d,secret=s,server-name=n,admin=http://h:2,federation=h:8448",
+			targetSpec{name: "a", url: "https://h:1", pid: 12, dbPID: 34, disk: "/d", secret: "s", serverName: "n", admin: "http://h:2", federation: "h:8448"}, ""},
 		{"url=http://h,db=postgres://u@/d?host=/tmp", targetSpec{name: "h", url: "http://h", db: "postgres://u@/d?host=/tmp"}, ""},
 		{"name=a", targetSpec{}, "url is missing"},
 		{"url=127.0.0.1:8008", targetSpec{}, "no URL"},

@@ -149,13 +149,28 @@ func pause(header string, ms int64) time.Duration {
 }
 
 func (c *Client) once(ctx context.Context, r Request) (*Answer, http.Header, error) {
+	res, err := c.send(ctx, r)
+	if err != nil {
+		return nil, nil, err
+	}
+	defer res.Body.Close() //nolint:errcheck // read to its end
+	a := &Answer{Status: res.StatusCode, Type: res.Header.Get("Content-Type"), buf: c.buffer(), pool: &c.buffers}
+	if _, err := a.buf.ReadFrom(io.LimitReader(res.Body, maxBody)); err != nil {
+		a.Release()
+		return nil, nil, fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
+	}
+	return a, res.Header, nil
+}
+
+// send sends a request. The caller closes the answer's body.
+func (c *Client) send(ctx context.Context, r Request) (*http.Response, error) {
 	var body io.Reader
 	if r.Body != nil {
 		body = bytes.NewReader(r.Body)
 	}
 	req, err := http.NewRequestWithContext(ctx, r.Method, c.base+r.Path, body)
 	if err != nil {
-		return nil, nil, err
+		return nil, err
 	}
 	if r.Token != "" {
 		req.Header["Authorization"] = []string{"Bearer " + r.Token}
@@ -167,17 +182,7 @@ func (c *Client) once(ctx context.Context, r Request) (*Answer, http.Header, err
 		}
 		req.Header["Content-Type"] = []string{kind}
 	}
-	res, err := c.http.Do(req)
-	if err != nil {
-		return nil, nil, err
-	}
-	defer res.Body.Close() //nolint:errcheck // read to its end
-	a := &Answer{Status: res.StatusCode, Type: res.Header.Get("Content-Type"), buf: c.buffer(), pool: &c.buffers}
-	if _, err := a.buf.ReadFrom(io.LimitReader(res.Body, maxBody)); err != nil {
-		a.Release()
-		return nil, nil, fmt.Errorf("%s %s: %w", r.Method, r.Path, err)
-	}
-	return a, res.Header, nil
+	return c.http.Do(req)
 }
 
 func (c *Client) buffer() *bytes.Buffer {

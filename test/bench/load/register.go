@@ -8,6 +8,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"io"
 	"net/http"
 	"net/url"
 	"sync/atomic"
@@ -103,6 +104,15 @@ func (c *Client) registerSecret(ctx context.Context, name, secret string) (*Answ
 // Call sends a request of this user.
 func (u *User) Call(ctx context.Context, method, path string, body []byte) (*Answer, error) {
 	return u.Do(ctx, Request{Method: method, Path: path, Token: u.Token, Body: body})
+}
+
+// Stream sends a GET of this user and leaves the answer, whatever its status, to be read by the caller, who closes it.
+func (u *User) Stream(ctx context.Context, path string) (int, io.ReadCloser, error) {
+	res, err := u.send(ctx, Request{Method: http.MethodGet, Path: path, Token: u.Token})
+	if err != nil {
+		return 0, nil, err
+	}
+	return res.StatusCode, res.Body, nil
 }
 
 // Read sends a request of this user and copies the answer, for where time does not matter.

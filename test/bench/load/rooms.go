@@ -5,6 +5,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"net/http"
+	"net/url"
 	"strconv"
 )
 
@@ -50,9 +51,18 @@ func (u *User) CreateRoom(ctx context.Context, r NewRoom) (string, error) {
 	return room, nil
 }
 
-// Join joins a room.
-func (u *User) Join(ctx context.Context, room string) error {
-	a, err := u.Call(ctx, http.MethodPost, v3+"/join/"+escape(room), []byte("{}"))
+// Join joins a room of the user's server.
+func (u *User) Join(ctx context.Context, room string) error { return u.join(ctx, room, "") }
+
+// JoinVia joins a room by way of another server.
+func (u *User) JoinVia(ctx context.Context, room, server string) error {
+	// Servers of specification v1.12 and later want via, those before it server_name.
+	server = url.QueryEscape(server)
+	return u.join(ctx, room, "?via="+server+"&server_name="+server)
+}
+
+func (u *User) join(ctx context.Context, room, query string) error {
+	a, err := u.Call(ctx, http.MethodPost, v3+"/join/"+escape(room)+query, []byte("{}"))
 	if err != nil {
 		return err
 	}

@@ -12,6 +12,7 @@ import (
 
 	"weft/test/bench/load"
 	"weft/test/bench/proc"
+	"weft/test/bench/remote"
 )
 
 // Target is a homeserver under load.
@@ -23,6 +24,8 @@ type Target struct {
 	ServerName string
 	// Secret is the registration secret; empty: registration is open.
 	Secret string
+	// Remote is the synthetic server that the target finds by its name; nil: there is none.
+	Remote *remote.Server
 	// Server and Database are the process trees; nil: not to be seen from here.
 	Server, Database *proc.Tree
 	// Embedded says that the server holds its database itself, so that the database has no processes.
@@ -46,6 +49,8 @@ type Sizes struct {
 	KeyUsers                               int
 	MediaFiles, MediaBytes                 int
 	OverloadRequests                       int
+	RemoteMembers, RemoteMany              int
+	RemoteEvents, RemoteMessages           int
 	Idle                                   time.Duration
 }
 
@@ -56,7 +61,8 @@ func DefaultSizes() Sizes {
 		FewRooms: 50, ManyRooms: 2000, InitialSyncs: 20, EmptySyncs: 4000, OneSyncs: 400,
 		CreateRooms: 400, JoinRooms: 30, JoinUsers: 20,
 		FanoutUsers: 200, FanoutMessages: 20, HistoryMessages: 4000, HistoryReaders: 4,
-		KeyUsers: 20, MediaFiles: 60, MediaBytes: 256 << 10, OverloadRequests: 3000, Idle: 10 * time.Second,
+		KeyUsers: 20, MediaFiles: 60, MediaBytes: 256 << 10, OverloadRequests: 3000,
+		RemoteMembers: 10_000, RemoteMany: 100_000, RemoteEvents: 2000, RemoteMessages: 500, Idle: 10 * time.Second,
 	}
 }
 
@@ -84,6 +90,8 @@ type Env struct {
 	count atomic.Int64
 	run   string
 	rows  []*Row
+	// inflowRoom is made by resident.
+	inflowRoom *remoteRoom
 }
 
 // NewEnv prepares a target. Its users are named after run, which tells runs against one server apart.

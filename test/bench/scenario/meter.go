@@ -56,9 +56,13 @@ type Meter struct {
 	profile *profile
 	// unprofiled leaves the profile to another meter whose windows alternate with these: a process has one CPU profile at a time.
 	unprofiled bool
-	began      time.Time
-	cpu        [2]time.Duration // at the window's start
-	shed       int64
+	// hidden keeps the row out of the table.
+	hidden bool
+	// settleMax bounds the wait for work that the operations left behind.
+	settleMax time.Duration
+	began     time.Time
+	cpu       [2]time.Duration // at the window's start
+	shed      int64
 
 	mu  sync.Mutex
 	row *Row
@@ -66,13 +70,13 @@ type Meter struct {
 
 // meter begins a row; its windows are between start and stop.
 func (e *Env) meter(name string) *Meter {
-	return &Meter{env: e, row: NewRow(name)}
+	return &Meter{env: e, row: NewRow(name), settleMax: settleMax}
 }
 
 // start opens a window.
 func (m *Meter) start(ctx context.Context) {
-	m.env.settle(ctx)
-	if m.profile == nil && !m.unprofiled && m.env.ProfileDir != "" && m.env.Target.Admin != "" {
+	m.env.settle(ctx, m.settleMax)
+	if m.profile == nil && !m.unprofiled && !m.hidden && m.env.ProfileDir != "" && m.env.Target.Admin != "" {
 		m.profile = startProfile(context.WithoutCancel(ctx), m.env, m.row.Name)
 	}
 	if m.began.IsZero() && m.env.Target.Server != nil {
@@ -87,7 +91,7 @@ func (m *Meter) start(ctx context.Context) {
 // stop closes the window. The time on the clock ends here; the CPU time when the server is quiet again.
 func (m *Meter) stop(ctx context.Context) {
 	wall := time.Since(m.began)
-	m.env.settle(ctx)
+	m.env.settle(ctx, m.settleMax)
 	now := m.readCPU()
 	m.mu.Lock()
 	defer m.mu.Unlock()
@@ -147,6 +151,9 @@ func (m *Meter) finish() {
 		m.Fail(err)
 		m.row.RSS, m.row.PeakRSS = rss, peak
 	}
+	if m.hidden {
+		return
+	}
 	m.env.rows = append(m.env.rows, m.row)
 	m.env.logf("%s: %d operations in %v", m.row.Name, m.row.Operations, m.row.Wall.Round(time.Millisecond))
 }
@@ -178,12 +185,12 @@ const (
 )
 
 // settle waits until the server and its database do nothing any more. Where that is not to be seen it waits a moment.
-func (e *Env) settle(ctx context.Context) {
+func (e *Env) settle(ctx context.Context, most time.Duration) {
 	if e.Target.Server == nil {
 		pause(ctx, 5*settleStep)
 		return
 	}
-	deadline := time.Now().Add(settleMax)
+	deadline := time.Now().Add(most)
 	for last := e.allCPU(); time.Now().Before(deadline) && ctx.Err() == nil; {
 		pause(ctx, settleStep)
 		now := e.allCPU()

@@ -3,13 +3,20 @@ package scenario
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strings"
+
+	"weft/test/bench/remote"
 )
 
 // Scenario is one row of the table.
 type Scenario struct {
 	Name string
 	Doc  string
+	// Optional scenarios run only when they are named.
+	Optional bool
+	// Federation says that the synthetic server takes part.
+	Federation bool
 	// Lacks says what a target would have to have; nil or "": it can be measured.
 	Lacks func(t *Target) string
 	Run   func(ctx context.Context, e *Env) error
@@ -34,6 +41,14 @@ func Table() []Scenario {
 		{Name: "history", Doc: "reading a room page by page", Run: history},
 		{Name: "keys", Doc: "encryption keys: upload, query, claim; messages to devices: send, receive", Run: keys},
 		{Name: "media", Doc: "uploads and downloads", Run: media},
+		remoteJoinRow("10"), remoteJoinRow("11"), remoteJoinRow("12"),
+		{Name: "remote-join-many", Doc: "the same of very many members (only when it is named)", Optional: true, Federation: true, Lacks: lacksFederation,
+			Run: func(ctx context.Context, e *Env) error { return remoteJoin(ctx, e, e.Sizes.RemoteMany, inflowVersion) }},
+		{Name: "inflow-linear", Doc: "events of another server, one after the other", Federation: true, Lacks: lacksFederation,
+			Run: func(ctx context.Context, e *Env) error { return inflow(ctx, e, "inflow-linear", (*remote.Room).Linear) }},
+		{Name: "inflow-branchy", Doc: "events of another server in a graph that forks, with conflicts of state", Federation: true, Lacks: lacksFederation,
+			Run: func(ctx context.Context, e *Env) error { return inflow(ctx, e, "inflow-branchy", branchy) }},
+		{Name: "outflow", Doc: "messages to a room that other servers are in, until they have them", Federation: true, Lacks: lacksFederation, Run: outflow},
 		{Name: "overload", Doc: "more requests at a time than a server can work on", Run: overload},
 		{Name: "idle-after", Doc: "the same server when the load is over",
 			Run: func(ctx context.Context, e *Env) error { return idle(ctx, e, "idle-after") }},
@@ -48,11 +63,11 @@ func (e *Env) Lacks(s Scenario) string {
 	return s.Lacks(e.Target)
 }
 
-// Select picks scenarios by name, in the order of the names; no names: all.
+// Select picks scenarios by name, in the order of the names; no names: all that are not optional.
 func Select(names []string) ([]Scenario, error) {
 	all := Table()
 	if len(names) == 0 {
-		return all, nil
+		return slices.DeleteFunc(all, func(s Scenario) bool { return s.Optional }), nil
 	}
 	var out []Scenario
 	for _, name := range names {

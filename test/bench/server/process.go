@@ -13,6 +13,7 @@ import (
 	"time"
 
 	"weft/test/bench/proc"
+	"weft/test/bench/remote"
 )
 
 const (
@@ -27,7 +28,9 @@ type Process struct {
 	Name  string
 	URL   string // of the client–server API
 	Admin string // of Go's profiles; empty: it has none
-	PID   int
+	// Federation is HOST:PORT of the server–server API in HTTPS; empty: it has none.
+	Federation string
+	PID        int
 	// Folder holds its log, and its data where this program says where they go.
 	Folder string
 	// Cgroup holds it to its limits; nil: there are none.
@@ -45,12 +48,13 @@ type Options struct {
 	// Limits are enforced by a cgroup below the group Parent.
 	Limits proc.Limits
 	Parent string
+	// Authority makes the certificate of Weft and is trusted by it; nil: it has no federation.
+	Authority *remote.Authority
 }
 
-// StartWeft starts the binary on free loopback ports, with open registration, without rate limits, and so that it takes servers
-// of this machine for servers of the world. The database is a postgres URL, or empty for SQLite in the folder.
+// StartWeft starts the binary on free loopback ports, with open registration, without rate limits. The database is a postgres URL, or empty for SQLite in the folder.
 func StartWeft(ctx context.Context, binary, name, serverName, database string, o Options) (*Process, error) {
-	ports, err := freePorts(2)
+	ports, err := freePorts(3)
 	if err != nil {
 		return nil, err
 	}
@@ -60,10 +64,18 @@ func StartWeft(ctx context.Context, binary, name, serverName, database string, o
 	}
 	p.Admin = "http://" + ports[1]
 	args := []string{"serve", "--server-name", serverName, "--data", p.Folder, "--listen", ports[0], "--admin-listen", ports[1],
-		"--registration", "open", "--rate-limits=false", "--log-level", "warning",
-		"--federation-insecure", "--federation-allow-private-addresses"}
+		"--registration", "open", "--rate-limits=false", "--log-level", "warning"}
 	if database != "" {
 		args = append(args, "--database", database)
+	}
+	if o.Authority != nil {
+		cert, key, err := o.Authority.WriteCertificate(p.Folder, "server", serverName, "127.0.0.1")
+		if err != nil {
+			return nil, errors.Join(err, p.remove())
+		}
+		p.Federation = ports[2]
+		args = append(args, "--listen-tls", ports[2], "--tls-cert", cert, "--tls-key", key,
+			"--federation-ca", o.Authority.File, "--federation-allow-private-addresses")
 	}
 	return p, p.start(ctx, append([]string{binary}, args...), o)
 }

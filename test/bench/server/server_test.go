@@ -15,6 +15,7 @@ import (
 
 	"weft/internal/sqldb/sqldbtest"
 	"weft/test/bench/proc"
+	"weft/test/bench/remote"
 )
 
 // fakeEnv makes the test below a homeserver: its value is the command line of one.
@@ -73,7 +74,11 @@ func stop(t *testing.T, p *Process) string {
 }
 
 func TestStartWeft(t *testing.T) {
-	p, err := StartWeft(t.Context(), fake(t), "a", "a.test", "postgres://x", Options{})
+	authority, err := remote.OpenAuthority(t.TempDir())
+	if err != nil {
+		t.Fatal(err)
+	}
+	p, err := StartWeft(t.Context(), fake(t), "a", "a.test", "postgres://x", Options{Authority: authority})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -81,7 +86,8 @@ func TestStartWeft(t *testing.T) {
 		t.Errorf("%+v", p)
 	}
 	log := stop(t, p)
-	for _, want := range []string{"serve --server-name a.test --data " + p.Folder, "--database postgres://x", "--rate-limits=false"} {
+	for _, want := range []string{"serve --server-name a.test --data " + p.Folder, "--database postgres://x", "--rate-limits=false",
+		"--listen-tls " + p.Federation, "--tls-cert " + p.Folder, "--federation-ca " + authority.File} {
 		if !strings.Contains(log, want) {
 			t.Errorf("the command line lacks %q: %s", want, log)
 		}
