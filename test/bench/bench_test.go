@@ -84,7 +84,7 @@ func TestEveryScenario(t *testing.T) {
 		} else {
 			target += ",db=" + database
 		}
-		doc, out, err := bench(t, options{targets: []string{target}, rounds: 1, sizes: tinySizes(), authority: ca, servers: 2})
+		doc, out, err := bench(t, options{targets: []string{target}, rounds: 1, sizes: tinySizes(), authorityFolder: ca, servers: 2})
 		if err != nil {
 			t.Fatalf("%v (data in %s)\n%s", err, folder, out)
 		}

@@ -54,7 +54,7 @@ func addTargetFlags(f *pflag.FlagSet, o *options) {
 	f.TextVar(&o.memory, "memory", o.memory, "hold started servers, without their PostgreSQL, to as much memory and no swap, such as 1GiB (cgroup)")
 	f.StringVar(&o.cgroup, "cgroup", "", "group below which those for --cpus and --memory are made; empty: the root")
 	f.IntVar(&o.gomaxprocs, "gomaxprocs", 0, "GOMAXPROCS of started servers; 0: they choose")
-	f.StringVar(&o.authority, "authority", "", "folder of ca.crt and ca.key, made if missing, which sign the synthetic remote server's certificate:\n"+
+	f.StringVar(&o.authorityFolder, "authority", "", "folder of ca.crt and ca.key, made if missing, which sign the synthetic remote server's certificate:\n"+
 		"a --target that is to be measured over federation has to trust ca.crt")
 	f.IntVar(&o.servers, "remote-servers", 8, "names of servers that the members of remote rooms are of")
 	f.StringVar(&o.jsonFile, "json", "", "file for everything in JSON")

@@ -30,13 +30,13 @@ type options struct {
 	gomaxprocs               int
 	jsonFile, tableFile      string
 	sizes                    scenario.Sizes
-	authority                string
+	authorityFolder          string
 	servers                  int
 
 	commandLine string
 	out, log    io.Writer
-	// remote is the synthetic server of the run; nil when no scenario needs it.
-	remote *remote.Server
+	// authority signs the certificates of synthetic servers; nil when no scenario needs any.
+	authority *remote.Authority
 }
 
 // run starts the targets, measures every scenario on each of them in turn, round by round, and reports.
@@ -53,11 +53,11 @@ func run(ctx context.Context, o options) (err error) {
 		return err
 	}
 	begun := time.Now()
-	stopRemote, err := o.serveRemote(ctx, scenarios)
+	removeAuthority, err := o.openAuthority(scenarios)
 	if err != nil {
 		return err
 	}
-	defer func() { err = errors.Join(err, stopRemote()) }()
+	defer func() { err = errors.Join(err, removeAuthority()) }()
 	var targets []*running
 	defer func() {
 		for _, r := range targets {
@@ -94,28 +94,23 @@ func run(ctx context.Context, o options) (err error) {
 	return ctx.Err()
 }
 
-// serveRemote starts the synthetic server if a scenario needs it.
-func (o *options) serveRemote(ctx context.Context, scenarios []scenario.Scenario) (stop func() error, err error) {
-	stop = func() error { return nil }
+// openAuthority prepares what signs the certificates of synthetic servers, if a scenario needs any.
+func (o *options) openAuthority(scenarios []scenario.Scenario) (remove func() error, err error) {
+	remove = func() error { return nil }
 	if !slices.ContainsFunc(scenarios, func(s scenario.Scenario) bool { return s.Federation }) {
-		return stop, nil
+		return remove, nil
 	}
-	folder := o.authority
+	folder := o.authorityFolder
 	if folder == "" {
 		if folder, err = os.MkdirTemp("", "weft-bench-ca-"); err != nil {
 			return nil, err
 		}
-		stop = func() error { return os.RemoveAll(folder) }
+		remove = func() error { return os.RemoveAll(folder) }
 	}
-	authority, err := remote.OpenAuthority(folder)
-	if err != nil {
-		return nil, errors.Join(err, stop())
+	if o.authority, err = remote.OpenAuthority(folder); err != nil {
+		return nil, errors.Join(err, remove())
 	}
-	if o.remote, err = remote.Serve(ctx, remote.Options{Servers: o.servers, Authority: authority, InsecureSkipVerify: true}); err != nil {
-		return nil, errors.Join(err, stop())
-	}
-	removeFolder := stop
-	return func() error { return errors.Join(o.remote.Close(), removeFolder()) }, nil
+	return remove, nil
 }
 
 // measure runs the scenarios: A B, A B, … so that what disturbs the machine disturbs both.

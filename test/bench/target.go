@@ -9,7 +9,6 @@ import (
 	"strings"
 
 	"weft/internal/sqldb/pgtest"
-	"weft/matrix/id"
 	"weft/test/bench/load"
 	"weft/test/bench/proc"
 	"weft/test/bench/scenario"
@@ -159,9 +158,8 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 	case spec.disk != "":
 		t.Disk = func(ctx context.Context) (int64, error) { return server.SQLiteBytes(ctx, spec.disk) }
 	}
-	if o.remote != nil && spec.federation != "" {
-		o.remote.Route(id.Server(spec.serverName), spec.federation)
-		t.Remote = o.remote
+	if o.authority != nil && spec.federation != "" {
+		t.Federation = &scenario.Federation{Address: spec.federation, Authority: o.authority, Servers: o.servers}
 	}
 	r.env = scenario.NewEnv(t, o.sizes, run, o.log)
 	r.env.ProfileDir = o.profileDir
@@ -170,10 +168,7 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 
 // start starts the spec's server and fills in where it is.
 func (r *running) start(ctx context.Context, spec *targetSpec, o *options) (err error) {
-	so := server.Options{Limits: proc.Limits{CPUs: o.cpus, Memory: int64(o.memory)}, Parent: o.cgroup}
-	if o.remote != nil {
-		so.Authority = o.remote.Authority()
-	}
+	so := server.Options{Limits: proc.Limits{CPUs: o.cpus, Memory: int64(o.memory)}, Parent: o.cgroup, Authority: o.authority}
 	if o.gomaxprocs > 0 {
 		so.Env = []string{"GOMAXPROCS=" + strconv.Itoa(o.gomaxprocs)}
 	}
@@ -220,10 +215,11 @@ func (r *running) startCluster(spec *targetSpec) (err error) {
 }
 
 // close ends what open started.
-func (r *running) close(o *options) error {
+func (r *running) close(o *options) (err error) {
 	var errs []error
 	if r.env != nil {
-		r.env.Target.Client.Close()
+		// After the server, which still talks to the synthetic ones.
+		defer func() { err = errors.Join(err, r.env.Close()) }()
 	}
 	if r.process != nil {
 		log, err := r.process.Stop()

@@ -2,6 +2,7 @@ package scenario
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"io"
 	"reflect"
@@ -24,8 +25,8 @@ type Target struct {
 	ServerName string
 	// Secret is the registration secret; empty: registration is open.
 	Secret string
-	// Remote is the synthetic server that the target finds by its name; nil: there is none.
-	Remote *remote.Server
+	// Federation leads synthetic servers to the target; nil: it is not known how.
+	Federation *Federation
 	// Server and Database are the process trees; nil: not to be seen from here.
 	Server, Database *proc.Tree
 	// Embedded says that the server holds its database itself, so that the database has no processes.
@@ -34,6 +35,16 @@ type Target struct {
 	Disk func(ctx context.Context) (int64, error)
 	// Admin is the base URL of Go's profiles; empty: there is none.
 	Admin string
+}
+
+// Federation is how a target and synthetic servers reach each other.
+type Federation struct {
+	// Address is HOST:PORT of the target's server–server API.
+	Address string
+	// Authority signs the certificates of synthetic servers; the target trusts it.
+	Authority *remote.Authority
+	// Servers is how many server names a synthetic server goes by.
+	Servers int
 }
 
 // Sizes say how much of everything a run does.
@@ -90,6 +101,8 @@ type Env struct {
 	count atomic.Int64
 	run   string
 	rows  []*Row
+	// remotes are the synthetic servers so far. They live as long as the Env, because the target goes on talking to them.
+	remotes []*remote.Server
 	// inflowRoom is made by resident.
 	inflowRoom *remoteRoom
 }
@@ -97,6 +110,16 @@ type Env struct {
 // NewEnv prepares a target. Its users are named after run, which tells runs against one server apart.
 func NewEnv(t *Target, s Sizes, run string, log io.Writer) *Env {
 	return &Env{Target: t, Sizes: s, run: run, Log: log}
+}
+
+// Close ends what scenarios started.
+func (e *Env) Close() error {
+	e.Target.Client.Close()
+	var errs []error
+	for _, s := range e.remotes {
+		errs = append(errs, s.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // TakeRows gives the rows made since the last call.

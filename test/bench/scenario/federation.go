@@ -26,7 +26,7 @@ const (
 
 // lacksFederation says why a target cannot be measured with the synthetic server.
 func lacksFederation(t *Target) string {
-	if t.Remote == nil || t.ServerName == "" {
+	if t.Federation == nil || t.ServerName == "" {
 		return "it is not said where its federation is (server-name and federation of --target)"
 	}
 	return ""
@@ -35,8 +35,9 @@ func lacksFederation(t *Target) string {
 // remoteRoom is a room of the synthetic server that a user of the target is in.
 type remoteRoom struct {
 	*remote.Room
-	user *load.User
-	join remote.Join
+	server *remote.Server
+	user   *load.User
+	join   remote.Join
 }
 
 // remoteJoin measures joining a room of many members that the target knows nothing of.
@@ -60,14 +61,17 @@ func (e *Env) joinRemote(ctx context.Context, m *Meter, members int, version eve
 	if err != nil {
 		return nil, err
 	}
-	room, err := e.Target.Remote.NewRoom(ctx, remote.RoomOptions{Version: version, Members: members})
+	server, err := e.newRemote(ctx)
 	if err != nil {
 		return nil, err
 	}
-	r := &remoteRoom{Room: room, user: users[0]}
-	problems := len(e.Target.Remote.Problems())
+	room, err := server.NewRoom(ctx, remote.RoomOptions{Version: version, Members: members})
+	if err != nil {
+		return nil, err
+	}
+	r := &remoteRoom{Room: room, server: server, user: users[0]}
 	m.start(ctx)
-	m.Do(func() error { return r.user.JoinVia(ctx, string(room.ID), string(e.Target.Remote.Name())) })
+	m.Do(func() error { return r.user.JoinVia(ctx, string(room.ID), string(server.Name())) })
 	if m.row.Errors == 0 {
 		r.join, err = room.AwaitJoin(ctx, id.User(r.user.ID))
 	} else {
@@ -75,13 +79,25 @@ func (e *Env) joinRemote(ctx context.Context, m *Meter, members int, version eve
 	}
 	m.stop(ctx)
 	m.finish()
-	e.failProblems(m, problems)
+	r.failProblems(m, 0)
 	return r, err
 }
 
-// failProblems counts what the synthetic server found wrong with the target since.
-func (e *Env) failProblems(m *Meter, before int) {
-	for _, p := range e.Target.Remote.Problems()[before:] {
+// newRemote starts a synthetic server with names that the target has never heard of: whoever it met before is cheaper.
+func (e *Env) newRemote(ctx context.Context) (*remote.Server, error) {
+	f := e.Target.Federation
+	s, err := remote.Serve(context.WithoutCancel(ctx), remote.Options{Servers: f.Servers, Authority: f.Authority, InsecureSkipVerify: true})
+	if err != nil {
+		return nil, err
+	}
+	s.Route(id.Server(e.Target.ServerName), f.Address)
+	e.remotes = append(e.remotes, s)
+	return s, nil
+}
+
+// failProblems counts what the synthetic server found wrong with the target, beyond what it had found before.
+func (r *remoteRoom) failProblems(m *Meter, before int) {
+	for _, p := range r.server.Problems()[before:] {
 		m.Fail(fmt.Errorf("the remote server: %s", p))
 	}
 }
@@ -119,11 +135,11 @@ func inflow(ctx context.Context, e *Env, name string, build func(*remote.Room, i
 	}
 	ctx, cancel := context.WithTimeout(ctx, remoteTime)
 	defer cancel()
-	problems := len(e.Target.Remote.Problems())
+	problems := len(r.server.Problems())
 	m := e.meter(name)
 	m.settleMax = remoteSettle
 	m.start(ctx)
-	sent, err := e.Target.Remote.Send(ctx, id.Server(e.Target.ServerName), f.Events)
+	sent, err := r.server.Send(ctx, id.Server(e.Target.ServerName), f.Events)
 	if err == nil {
 		err = r.AwaitEvent(ctx, r.get, f.Last())
 	}
@@ -141,7 +157,7 @@ func inflow(ctx context.Context, e *Env, name string, build func(*remote.Room, i
 	}
 	m.Fail(r.CheckState(ctx, r.get))
 	m.Fail(r.CheckMessages(ctx, r.get, f))
-	e.failProblems(m, problems)
+	r.failProblems(m, problems)
 	return nil
 }
 
@@ -154,7 +170,7 @@ func outflow(ctx context.Context, e *Env) error {
 	}
 	ctx, cancel := context.WithTimeout(ctx, remoteTime)
 	defer cancel()
-	problems := len(e.Target.Remote.Problems())
+	problems := len(r.server.Problems())
 	began := make([]time.Time, e.Sizes.RemoteMessages)
 	events := make([]string, len(began))
 	m := e.meter("outflow")
@@ -175,7 +191,7 @@ func outflow(ctx context.Context, e *Env) error {
 	}
 	m.stop(ctx)
 	m.finish()
-	e.failProblems(m, problems)
+	r.failProblems(m, problems)
 	return ctx.Err()
 }
 
