@@ -333,33 +333,41 @@ func expected(devices []*device) [][]int {
 	return want
 }
 
-// receive syncs until nothing comes, and once more, because what was acknowledged must not come again.
+// receiveTimeout is how long a sync waits for messages that are still under way, in milliseconds.
+const receiveTimeout = 10_000
+
+// receive syncs until all is there, and once more, because what was acknowledged must not come again.
 func receive(ctx context.Context, m *Meter, d *device, since string, senders []int) error {
 	got := make(map[int][]int)
-	for {
-		count := 0
-		m.Do(func() error {
-			a, err := d.Sync(ctx, since, 0)
+	for missing, last := len(senders)*messagesPerUser, false; !last; {
+		timeout := receiveTimeout
+		if missing == 0 {
+			timeout, last = 0, true
+		}
+		m.Do(func() (err error) {
+			defer func() { last = last || err != nil }()
+			a, err := d.Sync(ctx, since, timeout)
 			if err != nil {
 				return err
 			}
 			defer a.Release()
-			for _, e := range a.Get("to_device.events").Array() {
+			events := a.Get("to_device.events").Array()
+			for _, e := range events {
 				sender, number, err := parseMessage(e.Get("content.body").Str)
 				if err != nil {
 					return err
 				}
 				got[sender] = append(got[sender], number)
-				count++
 			}
-			since, err = load.NextBatch(a)
+			next, err := load.NextBatch(a)
+			// An answer without messages is about something else; one that is also no progress has waited for nothing.
+			last = last || (len(events) == 0 && next == since)
+			missing = max(0, missing-len(events))
+			since = next
 			return err
 		})
 		if ctx.Err() != nil {
 			return ctx.Err()
-		}
-		if count == 0 {
-			break
 		}
 	}
 	if len(got) != len(senders) {

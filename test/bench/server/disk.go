@@ -26,7 +26,7 @@ func SQLiteBytes(ctx context.Context, path string) (int64, error) {
 	var sum int64
 	err := filepath.WalkDir(path, func(file string, d fs.DirEntry, err error) error {
 		if errors.Is(err, fs.ErrNotExist) && file != path {
-			return nil // a temporary file
+			return nil
 		}
 		if err != nil || !d.Type().IsRegular() {
 			return err
@@ -44,6 +44,9 @@ func SQLiteBytes(ctx context.Context, path string) (int64, error) {
 
 func isSQLite(file string) (is bool, err error) {
 	f, err := os.Open(file)
+	if errors.Is(err, fs.ErrNotExist) {
+		return false, nil // a journal, which comes and goes
+	}
 	if err != nil {
 		return false, err
 	}
