@@ -154,6 +154,7 @@ type fakeKeys struct {
 	queried  keyapi.QueryKeys
 	claimed  keyapi.ClaimKeys
 	cross    string
+	joined   []string
 	err      error
 }
 
@@ -203,6 +204,11 @@ func (f *fakeKeys) DeviceChanged(_ context.Context, _ id.User, d id.Device, _ st
 	defer f.mu.Unlock()
 	f.changed = append(f.changed, d)
 	return nil
+}
+
+func (f *fakeKeys) JoinedRoom(_ context.Context, user id.User, room id.Room) error {
+	f.joined = append(f.joined, string(user)+" "+string(room))
+	return f.err
 }
 
 func (f *fakeKeys) GetUserDevices(context.Context, id.User) (json.RawMessage, error) { return nil, nil }

@@ -129,7 +129,7 @@ func (s *Server) enter(ctx context.Context, r *httpapi.Request, room id.Room, se
 	if err != nil {
 		return nil, err
 	}
-	joined, err := s.cfg.Rooms.SetMembership(ctx, roomapi.SetMembership{Room: room, Sender: r.Session.User, Target: r.Session.User,
+	joined, err := s.setMembership(ctx, roomapi.SetMembership{Room: room, Sender: r.Session.User, Target: r.Session.User,
 		Membership: membership, Reason: q.Reason, Servers: servers, Content: content})
 	if err != nil {
 		return nil, err
@@ -138,6 +138,27 @@ func (s *Server) enter(ctx context.Context, r *httpapi.Request, room id.Room, se
 		s.inherit(ctx, r.Session.User, joined)
 	}
 	return map[string]id.Room{"room_id": joined}, nil
+}
+
+// setMembership changes a membership. When a user comes into a room, the servers that hear of the
+// user now are told of the user's devices. The user is in the room then, so that a failure of
+// that is only logged.
+func (s *Server) setMembership(ctx context.Context, req roomapi.SetMembership) (id.Room, error) {
+	if req.Membership != "join" {
+		return s.cfg.Rooms.SetMembership(ctx, req)
+	}
+	was, err := s.membershipIn(ctx, req.Target, req.Room)
+	if err != nil {
+		return "", err
+	}
+	room, err := s.cfg.Rooms.SetMembership(ctx, req)
+	if err != nil || was == eventstore.Join {
+		return room, err
+	}
+	if err := s.cfg.Keys.JoinedRoom(ctx, req.Target, room); err != nil {
+		s.log.WithError(err).WithField("room", room).Warn("could not tell the servers of a room of the devices of a user who joined")
+	}
+	return room, nil
 }
 
 // joinContent is what the body of a join adds to the member event: every member that

@@ -1,6 +1,8 @@
 package clientapi
 
 import (
+	"errors"
+	"fmt"
 	"strings"
 	"testing"
 
@@ -129,6 +131,29 @@ func TestMembershipCommands(t *testing.T) {
 		if len(e.rooms.members) != before {
 			t.Error("a refused request reached the room server")
 		}
+	})
+}
+
+// The servers of a room are told of the devices of who comes into it, and of nobody else's.
+func TestJoinTellsOfDevices(t *testing.T) {
+	eachDB(t, nil, func(t *testing.T, e *env) {
+		token, _ := e.register("alice")
+		bob, _ := e.register("bob")
+		r := e.newRoom("@alice:test")
+		path := c3 + "/rooms/" + string(r.id)
+		e.ok("POST", path+"/join", token, nil) // is in it already
+		e.ok("POST", path+"/leave", token, nil)
+		if len(e.keys.joined) != 0 {
+			t.Errorf("told of the devices of %v", e.keys.joined)
+		}
+		e.ok("POST", path+"/join", bob, nil)
+		r.member("@bob:test", "leave")
+		e.ok("PUT", path+"/state/m.room.member/@bob:test", bob, `{"membership":"join"}`)
+		if want := "[@bob:test " + string(r.id) + " @bob:test " + string(r.id) + "]"; fmt.Sprint(e.keys.joined) != want {
+			t.Errorf("told of the devices of %v, want %s", e.keys.joined, want)
+		}
+		e.keys.err = errors.New("no database")
+		e.ok("POST", path+"/join", bob, nil)
 	})
 }
 

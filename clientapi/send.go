@@ -203,7 +203,7 @@ func (s *Server) setMemberState(ctx context.Context, r *httpapi.Request, room id
 			return nil, err
 		}
 	}
-	if _, err := s.cfg.Rooms.SetMembership(ctx, req); err != nil {
+	if _, err := s.setMembership(ctx, req); err != nil {
 		return nil, err
 	}
 	ev, err := s.memberEvent(ctx, room, target)

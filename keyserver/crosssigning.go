@@ -194,7 +194,7 @@ func (s *Server) storeCrossSigning(ctx context.Context, tx *sqldb.Tx, user id.Us
 			return fmt.Errorf("keyserver: storing cross-signing key: %w", err)
 		}
 	}
-	c, err := s.markChanged(ctx, tx, user, false)
+	c, err := s.markChanged(ctx, tx, user, "")
 	*changed = c
 	return err
 }

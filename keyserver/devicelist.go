@@ -53,30 +53,58 @@ type signingKeyUpdate struct {
 // device's change.
 //
 // spec: server-server §13 (Device Management)
-func (s *Server) announceDevice(ctx context.Context, c listChange, dev id.Device, deleted bool) error {
-	u := deviceListUpdate{UserID: c.user, DeviceID: dev, StreamID: c.pos, Deleted: deleted}
+func (s *Server) announceDevice(ctx context.Context, c listChange) error {
+	u, err := s.deviceUpdate(ctx, c)
+	if err != nil {
+		return err
+	}
+	return s.announce(ctx, c.user, eduDeviceList, u)
+}
+
+// deviceUpdate tells of a device that changed as it is now.
+func (s *Server) deviceUpdate(ctx context.Context, c listChange) (deviceListUpdate, error) {
+	u := deviceListUpdate{UserID: c.user, DeviceID: c.device, StreamID: c.pos}
 	if c.prev != 0 {
 		u.PrevID = []int64{c.prev}
 	}
-	if !deleted {
-		d, err := getDevice(ctx, s.DB, c.user, dev)
-		if err != nil {
-			return err
-		}
-		if d != nil {
-			u.DisplayName = d.name
-		}
-		if d != nil && d.keys != nil {
-			sigs, err := listSignatures(ctx, s.DB, c.user, "")
-			if err != nil {
-				return err
-			}
-			if u.Keys, err = sigs.merge(string(dev), d.keys); err != nil {
-				return err
-			}
-		}
+	d, err := getDevice(ctx, s.DB, c.user, c.device)
+	if err != nil {
+		return u, err
 	}
-	return s.announce(ctx, c.user, eduDeviceList, u)
+	if d == nil {
+		u.Deleted = true
+		return u, nil
+	}
+	if u.DisplayName = d.name; d.keys == nil {
+		return u, nil
+	}
+	sigs, err := listSignatures(ctx, s.DB, c.user, "")
+	if err == nil {
+		u.Keys, err = sigs.merge(string(c.device), d.keys)
+	}
+	return u, err
+}
+
+// JoinedRoom implements api.Keys. Those servers get the latest update once more. They do
+// not know what it follows, and fetch the whole list; then they have its place in
+// the sequence. To all others nothing has changed.
+//
+// spec: server-server §13 (Device Management: "when that user joins a room which contains servers which are
+// not already receiving updates for that user's device list")
+func (s *Server) JoinedRoom(ctx context.Context, user id.User, room id.Room) error {
+	servers, err := s.Rooms.ServersNewTo(ctx, user, room)
+	if err != nil {
+		return err
+	}
+	last, err := lastAnnounced(ctx, s.DB, user)
+	if err != nil || last.pos == 0 {
+		return err
+	}
+	u, err := s.deviceUpdate(ctx, last)
+	if err != nil {
+		return err
+	}
+	return s.announceTo(ctx, servers, eduDeviceList, u)
 }
 
 // announceSigningKeys tells other servers of a user's public cross-signing keys.
@@ -95,6 +123,10 @@ func (s *Server) announce(ctx context.Context, user id.User, typ string, content
 	if err != nil {
 		return err
 	}
+	return s.announceTo(ctx, servers, typ, content)
+}
+
+func (s *Server) announceTo(ctx context.Context, servers []id.Server, typ string, content any) error {
 	servers = slices.DeleteFunc(slices.Clone(servers), func(o id.Server) bool { return o == s.ServerName })
 	if len(servers) == 0 {
 		return nil
@@ -114,10 +146,11 @@ func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMess
 	out := fedclient.UserDevices{UserID: user, Devices: []fedclient.UserDevice{}}
 	// The position is read first: a change in between is then announced again
 	// rather than lost.
-	err := s.DB.QueryRow(ctx, selectAnnouncedSQL, string(user)).Scan(&out.StreamID)
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, fmt.Errorf("keyserver: reading device list position: %w", err)
+	last, err := lastAnnounced(ctx, s.DB, user)
+	if err != nil {
+		return nil, err
 	}
+	out.StreamID = last.pos
 	own := newQueried()
 	if err := s.queryStored(ctx, "", user, nil, &own); err != nil {
 		return nil, err
@@ -261,7 +294,7 @@ func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) erro
 				return err
 			}
 		}
-		_, err = s.markChanged(ctx, tx, u.UserID, false)
+		_, err = s.markChanged(ctx, tx, u.UserID, "")
 		return err
 	})
 }
@@ -298,7 +331,7 @@ func (s *Server) receiveSigningKeys(ctx context.Context, u signingKeyUpdate) err
 		if err := storeRemoteCross(ctx, tx, u.UserID, u.Master, u.SelfSigning); err != nil {
 			return err
 		}
-		_, err := s.markChanged(ctx, tx, u.UserID, false)
+		_, err := s.markChanged(ctx, tx, u.UserID, "")
 		return err
 	})
 }

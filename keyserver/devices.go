@@ -87,14 +87,14 @@ func (s *Server) UploadKeys(ctx context.Context, req api.UploadKeys) (map[string
 		if _, err := tx.Exec(ctx, upsertDeviceKeysSQL, string(req.User), string(req.Device), name, keys); err != nil {
 			return fmt.Errorf("keyserver: storing device keys: %w", err)
 		}
-		changed, err = s.markChanged(ctx, tx, req.User, true)
+		changed, err = s.markChanged(ctx, tx, req.User, req.Device)
 		return err
 	})
 	if err != nil {
 		return nil, err
 	}
 	if changed != nil {
-		if err := s.announceDevice(ctx, *changed, req.Device, false); err != nil {
+		if err := s.announceDevice(ctx, *changed); err != nil {
 			return nil, err
 		}
 	}
@@ -170,13 +170,13 @@ func (s *Server) DeviceChanged(ctx context.Context, user id.User, dev id.Device,
 		if _, err := tx.Exec(ctx, upsertDeviceNameSQL, string(user), string(dev), displayName); err != nil {
 			return fmt.Errorf("keyserver: naming device: %w", err)
 		}
-		changed, err = s.markChanged(ctx, tx, user, true)
+		changed, err = s.markChanged(ctx, tx, user, dev)
 		return err
 	})
 	if err != nil || changed == nil {
 		return err
 	}
-	return s.announceDevice(ctx, *changed, dev, false)
+	return s.announceDevice(ctx, *changed)
 }
 
 // DeleteDevices implements api.Keys.
@@ -190,13 +190,13 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.User, devices []id.D
 					return fmt.Errorf("keyserver: deleting device: %w", err)
 				}
 			}
-			changed, err = s.markChanged(ctx, tx, user, true)
+			changed, err = s.markChanged(ctx, tx, user, dev)
 			return err
 		})
 		if err != nil {
 			return err
 		}
-		if err := s.announceDevice(ctx, *changed, dev, true); err != nil {
+		if err := s.announceDevice(ctx, *changed); err != nil {
 			return err
 		}
 	}
@@ -206,34 +206,46 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.User, devices []id.D
 // listChange is a user's place in the sequence of its device-list updates.
 type listChange struct {
 	user      id.User
-	pos, prev int64 // prev 0: the first of the sequence
+	device    id.Device // what changed; empty: not a device
+	pos, prev int64     // prev 0: the first of the sequence
 }
 
 const (
-	selectAnnouncedSQL = `SELECT announced FROM key_list_changes WHERE user_id = $1`
-	upsertListPosSQL   = `INSERT INTO key_list_changes (user_id, pos, announced) VALUES ($1, $2, $3)
-		ON CONFLICT (user_id) DO UPDATE SET pos = excluded.pos, announced = excluded.announced`
+	selectAnnouncedSQL = `SELECT announced, announced_prev, announced_device FROM key_list_changes WHERE user_id = $1`
+	upsertListPosSQL   = `INSERT INTO key_list_changes (user_id, pos, announced, announced_prev, announced_device) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (user_id) DO UPDATE SET pos = excluded.pos, announced = excluded.announced,
+		announced_prev = excluded.announced_prev, announced_device = excluded.announced_device`
 	selectListChangedSQL = `SELECT user_id FROM key_list_changes WHERE pos > $1 AND pos <= $2 ORDER BY pos`
 )
 
-// markChanged moves the user to the end of the device-list stream and wakes
-// those who wait for it after the commit. announce says that the change will be
-// told to other servers by an m.device_list_update, whose sequence must have no
-// gaps.
-func (s *Server) markChanged(ctx context.Context, tx *sqldb.Tx, user id.User, announce bool) (*listChange, error) {
+// lastAnnounced gives the last change of a user's devices that was told to other
+// servers; its pos is 0 where there is none.
+func lastAnnounced(ctx context.Context, q sqldb.Querier, user id.User) (listChange, error) {
 	c := listChange{user: user}
-	err := tx.QueryRow(ctx, selectAnnouncedSQL, string(user)).Scan(&c.prev)
+	err := q.QueryRow(ctx, selectAnnouncedSQL, string(user)).Scan(&c.pos, &c.prev, &c.device)
 	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return nil, fmt.Errorf("keyserver: reading device list position: %w", err)
+		return c, fmt.Errorf("keyserver: reading device list position: %w", err)
 	}
+	return c, nil
+}
+
+// markChanged moves the user to the end of the device-list stream and wakes
+// those who wait for it after the commit. A change of a local user's device will be
+// told to other servers by an m.device_list_update, whose sequence must have no
+// gaps; dev is empty for any other change.
+func (s *Server) markChanged(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device) (*listChange, error) {
+	last, err := lastAnnounced(ctx, tx, user)
+	if err != nil {
+		return nil, err
+	}
+	c := listChange{user: user, device: dev, prev: last.pos}
 	if c.pos, err = stream.Advance(ctx, tx, stream.DeviceLists, 1); err != nil {
 		return nil, err
 	}
-	announced := c.prev
-	if announce {
-		announced = c.pos
+	if dev != "" {
+		last = c
 	}
-	if _, err := tx.Exec(ctx, upsertListPosSQL, string(user), c.pos, announced); err != nil {
+	if _, err := tx.Exec(ctx, upsertListPosSQL, string(user), c.pos, last.pos, last.prev, string(last.device)); err != nil {
 		return nil, fmt.Errorf("keyserver: moving device list position: %w", err)
 	}
 	tx.OnCommit(func() {

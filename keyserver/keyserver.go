@@ -40,6 +40,8 @@ type Rooms interface {
 	// ServersSharingRoomsWith lists the servers that have a member in a room
 	// that user is joined to, this server among them.
 	ServersSharingRoomsWith(ctx context.Context, user id.User) ([]id.Server, error)
+	// ServersNewTo lists the servers in a room that share no other room with a user.
+	ServersNewTo(ctx context.Context, user id.User, room id.Room) ([]id.Server, error)
 	// SharedSince gives the event stream's position since when some room has been
 	// shared with another server's user; false where none is.
 	SharedSince(ctx context.Context, user id.User) (int64, bool, error)

@@ -38,6 +38,7 @@ const (
 type world struct {
 	mu     sync.Mutex
 	shared map[id.User]bool
+	newTo  map[id.Room][]id.Server
 	since  int64 // position at which sharing began
 	sent   []fedapi.EDU
 	remote *Server // answers for "there"
@@ -50,6 +51,10 @@ func (w *world) ServersSharingRoomsWith(_ context.Context, user id.User) ([]id.S
 		return []id.Server{"here", "there"}, nil
 	}
 	return []id.Server{"here"}, nil
+}
+
+func (w *world) ServersNewTo(_ context.Context, user id.User, room id.Room) ([]id.Server, error) {
+	return w.newTo[room], nil
 }
 
 func (w *world) SharedSince(_ context.Context, user id.User) (int64, bool, error) {
@@ -439,6 +444,51 @@ func TestDeviceListSequenceHasNoGaps(t *testing.T) {
 		must(t, err)
 		if len(users) != 1 || users[0] != alice {
 			t.Errorf("changed: %v", users)
+		}
+	})
+}
+
+func TestServersThatBeginToShareARoomAreTold(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		w.newTo = map[id.Room][]id.Server{"!new:there": {"here", "there", "third"}, "!old:there": {"here"}}
+		must(t, s.JoinedRoom(ctx, alice, "!new:there"))
+		if len(w.sent) != 0 {
+			t.Errorf("told of no devices: %v", w.sent)
+		}
+		w.shared[alice] = true
+		upload(t, s, alice, "A1", nil)
+		must(t, s.DeviceChanged(ctx, alice, "A2", "phone"))
+		upload(t, s, alice, "A2", nil)
+		last := w.sent[len(w.sent)-1]
+		before, err := stream.Position(ctx, s.DB, stream.DeviceLists)
+		must(t, err)
+		check := func(what string, deleted bool) {
+			t.Helper()
+			w.sent = nil
+			must(t, s.JoinedRoom(ctx, alice, "!old:there"))
+			must(t, s.JoinedRoom(ctx, alice, "!new:there"))
+			if len(w.sent) != 1 || fmt.Sprint(w.sent[0].Destinations) != "[there third]" || !w.sent[0].Durable ||
+				string(w.sent[0].Content) != string(last.Content) || gjson.GetBytes(last.Content, "deleted").Bool() != deleted {
+				t.Errorf("%s: %s to %v, want %s", what, w.sent[0].Content, w.sent[0].Destinations, last.Content)
+			}
+		}
+		check("the last update again", false)
+		if now, err := stream.Position(ctx, s.DB, stream.DeviceLists); now != before || err != nil {
+			t.Errorf("the list changed: %d, %d (%v)", before, now, err)
+		}
+		must(t, s.DeleteDevices(ctx, alice, []id.Device{"A1"}))
+		last = w.sent[len(w.sent)-1]
+		check("after a logout", true)
+		// A server that did not know what came before fetches the list, and is up to date then.
+		must(t, w.remote.ReceiveEDU(ctx, "here", last.Type, last.Content))
+		if list, err := w.remote.ListChanged(ctx, 0, 1<<60); err != nil || fmt.Sprint(list) != "[@alice:here]" {
+			t.Errorf("changed there: %v (%v)", list, err)
+		}
+		raw, err := s.GetUserDevices(ctx, alice)
+		must(t, err)
+		if at, want := gjson.GetBytes(raw, "stream_id").Int(), gjson.GetBytes(last.Content, "stream_id").Int(); at != want {
+			t.Errorf("the list is at %d, the update at %d", at, want)
 		}
 	})
 }

@@ -78,8 +78,8 @@ func (s *Server) UploadSignatures(ctx context.Context, user id.User, body json.R
 // announceSignatures tells other servers of new signatures on the user's own
 // keys, with an EDU for each device and one for the master key.
 func (s *Server) announceSignatures(ctx context.Context, user id.User, devices map[id.Device]listChange, master bool) error {
-	for dev, c := range devices {
-		if err := s.announceDevice(ctx, c, dev, false); err != nil {
+	for _, c := range devices {
+		if err := s.announceDevice(ctx, c); err != nil {
 			return err
 		}
 	}
@@ -127,7 +127,11 @@ func (s *Server) uploadSignature(ctx context.Context, user, target id.User, key 
 				return fmt.Errorf("keyserver: storing signature: %w", err)
 			}
 		}
-		c, err := s.markChanged(ctx, tx, target, user == target && kind == targetDevice)
+		dev := id.Device("")
+		if user == target && kind == targetDevice {
+			dev = id.Device(key)
+		}
+		c, err := s.markChanged(ctx, tx, target, dev)
 		if err == nil {
 			change = *c
 		}

@@ -89,6 +89,15 @@ func TestMembers(t *testing.T) {
 		if list, err := w.r.ServersSharingRoomsWith(ctx, alice); err != nil || !slices.Equal(list, []id.Server{"away", "home"}) {
 			t.Errorf("sharing servers %v (%v)", list, err)
 		}
+		for _, c := range []struct {
+			user id.User
+			room id.Room
+			want []id.Server
+		}{{alice, r.id, nil}, {bob, r.id, []id.Server{"away", "home"}}, {alice, "!none:home", nil}, {"@nobody:home", r.id, nil}} {
+			if got, err := w.r.ServersNewTo(ctx, c.user, c.room); err != nil || !slices.Equal(got, c.want) {
+				t.Errorf("servers of %s that are new to %s: %v (%v)", c.room, c.user, got, err)
+			}
+		}
 		first := int64(-1)
 		for _, room := range []nid.Room{r.nid, other.nid} {
 			a, err := w.r.Member(ctx, room, alice)

@@ -23,6 +23,9 @@ const (
 		WHERE a.user_nid = $1 AND a.membership = 1 AND b.local = 1 AND b.membership = 1)`
 	sharingServersSQL = `SELECT DISTINCT s.server FROM room_members m JOIN room_servers s ON s.room_nid = m.room_nid
 		WHERE m.user_nid = $1 AND m.membership = 1 ORDER BY s.server`
+	newServersSQL = `SELECT server FROM room_servers WHERE room_nid = $1 AND server NOT IN (
+		SELECT s.server FROM room_members m JOIN room_servers s ON s.room_nid = m.room_nid
+		WHERE m.user_nid = $2 AND m.membership = 1 AND m.room_nid <> $1) ORDER BY server`
 	sharedSinceSQL = `SELECT COALESCE(MIN(CASE WHEN l.stream_pos > r.stream_pos THEN l.stream_pos ELSE r.stream_pos END), -1)
 		FROM room_members r JOIN room_members l ON l.room_nid = r.room_nid AND l.local = 1 AND l.membership = 1
 		WHERE r.user_nid = $1 AND r.membership = 1`
@@ -116,6 +119,20 @@ func (r *Reader) ServersSharingRoomsWith(ctx context.Context, user id.User) ([]i
 		return nil, err
 	}
 	return texts[id.Server](ctx, r, sharingServersSQL, int64(n))
+}
+
+// ServersNewTo gives the servers with a joined member in a room that share no other room with a
+// user.
+func (r *Reader) ServersNewTo(ctx context.Context, user id.User, room id.Room) ([]id.Server, error) {
+	u, err := r.UserNID(ctx, user)
+	if err != nil || u == 0 {
+		return nil, err
+	}
+	n, err := r.RoomNID(ctx, room)
+	if err != nil || n == 0 {
+		return nil, err
+	}
+	return texts[id.Server](ctx, r, newServersSQL, int64(n), int64(u))
 }
 
 // texts runs a query for one column of text.

@@ -33,6 +33,9 @@ type Keys interface {
 	DeleteDevices(ctx context.Context, user id.User, devices []id.Device) error
 	// DeviceChanged notes that a local device was created or renamed.
 	DeviceChanged(ctx context.Context, user id.User, device id.Device, displayName string) error
+	// JoinedRoom tells the servers which share a room with a local user for the
+	// first time, because the user has joined it, that there are devices.
+	JoinedRoom(ctx context.Context, user id.User, room id.Room) error
 	// GetUserDevices answers another server's GET /user/devices/{userId}.
 	GetUserDevices(ctx context.Context, user id.User) (json.RawMessage, error)
 	// ReceiveEDU takes m.device_list_update and m.signing_key_update.

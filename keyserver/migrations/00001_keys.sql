@@ -53,10 +53,13 @@ CREATE TABLE key_signatures (
 -- The last change of each user's device list; pos is of the stream
 -- device_lists. announced is the position of the last change that was told to
 -- other servers with a stream_id: the next one names it as its prev_id.
+-- announced_prev is what that one named, announced_device what it was about.
 CREATE TABLE key_list_changes (
-    user_id   TEXT   PRIMARY KEY,
-    pos       BIGINT NOT NULL,
-    announced BIGINT NOT NULL DEFAULT 0
+    user_id          TEXT   PRIMARY KEY,
+    pos              BIGINT NOT NULL,
+    announced        BIGINT NOT NULL DEFAULT 0,
+    announced_prev   BIGINT NOT NULL DEFAULT 0,
+    announced_device TEXT   NOT NULL DEFAULT ''
 );
 CREATE INDEX key_list_changes_pos ON key_list_changes (pos);
 
