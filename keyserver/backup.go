@@ -25,7 +25,6 @@ const (
 		WHERE user_id = $1 AND version = $2 AND deleted = 0`
 	updateVersionSQL = `UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2`
 	deleteVersionSQL = `UPDATE backup_versions SET deleted = 1 WHERE user_id = $1 AND version = $2 AND deleted = 0`
-	dropKeysSQL      = `DELETE FROM backup_keys WHERE user_id = $1 AND version = $2`
 	bumpETagSQL      = `UPDATE backup_versions SET etag = etag + 1 WHERE user_id = $1 AND version = $2`
 	countKeysSQL     = `SELECT COUNT(*) FROM backup_keys WHERE user_id = $1 AND version = $2`
 	selectRankSQL    = `SELECT verified, first_index, forwarded FROM backup_keys
@@ -158,10 +157,9 @@ func (s *Server) DeleteVersion(ctx context.Context, user id.User, version string
 		if v >= next {
 			return noBackup()
 		}
-		for _, q := range []string{deleteVersionSQL, dropKeysSQL} {
-			if _, err := tx.Exec(ctx, q, string(user), v); err != nil {
-				return fmt.Errorf("keyserver: deleting backup: %w", err)
-			}
+		// Its keys are out of reach now, and go bit by bit: there may be very many (upkeep.go).
+		if _, err := tx.Exec(ctx, deleteVersionSQL, string(user), v); err != nil {
+			return fmt.Errorf("keyserver: deleting backup: %w", err)
 		}
 		return nil
 	})

@@ -133,6 +133,10 @@ func (s *Server) URLs() []string { return s.urls }
 // AdminURL gives the base URL of the admin listener, or "".
 func (s *Server) AdminURL() string { return s.admin }
 
+// Upkeep removes at once what has had its time, as the server does by itself in the
+// background: for tests and measurements.
+func (s *Server) Upkeep(ctx context.Context) error { return s.upkeep.RunAll(ctx) }
+
 // Wait returns when the server has stopped. The error is what made it stop, or
 // what went wrong while it did; nil where it stopped because its context ended.
 func (s *Server) Wait() error {

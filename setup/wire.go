@@ -12,6 +12,8 @@ import (
 	clientapiapi "weft/clientapi/api"
 	"weft/federationapi"
 	"weft/internal/httpapi"
+	"weft/internal/stream"
+	"weft/internal/upkeep"
 	"weft/keyserver"
 	"weft/matrix/event"
 	"weft/matrix/id"
@@ -41,6 +43,9 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	name := id.Server(s.cfg.ServerName)
 	p := &parts{runners: make(map[string]func(context.Context) error)}
 	p.add("upkeep", s.upkeep.Run, nil)
+	s.upkeep.Add(upkeep.Task{Kind: "stream_times", Every: stream.NoteEvery, Run: func(ctx context.Context) (int64, error) {
+		return 0, stream.Note(ctx, s.db, s.opts.Now())
+	}})
 	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
 	rooms, err := roomserver.New(ctx, roomserver.Config{
