@@ -21,6 +21,7 @@ import (
 	"weft/internal/fedclient/keyring"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	keyapi "weft/keyserver/api"
 	"weft/matrix/id"
 	roomapi "weft/roomserver/api"
@@ -77,6 +78,7 @@ type Config struct {
 	Accounts  accountapi.Accounts
 
 	Metrics prometheus.Registerer // may be nil
+	Upkeep  *upkeep.Keeper        // may be nil: nothing is removed
 	Limits  Limits
 }
 
@@ -106,6 +108,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.out, err = newOutbound(ctx, &s.Config); err != nil {
 		return nil, err
 	}
+	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
 }
 

@@ -109,7 +109,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: name,
 		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
 		WellKnown: s.cfg.WellKnown.Server, OpenID: accounts.OpenIDUser,
-		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Sync: sync, Accounts: accounts, Metrics: s.reg,
+		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Sync: sync, Accounts: accounts, Metrics: s.reg, Upkeep: s.upkeep,
 	})
 	if err != nil {
 		return nil, err
