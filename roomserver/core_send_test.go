@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"time"
 
 	"weft/internal/eventstore"
 	"weft/internal/sqldb"
@@ -76,6 +77,22 @@ func TestRoomIDsAreNotTakenTwice(t *testing.T) {
 		_, err := a.createRoom(context.Background(), rulesOf(t, "11"), "!room:a", createSpecs(rulesOf(t, "11"), alice), nil)
 		if !errors.Is(err, merr.ErrRoomInUse) {
 			t.Fatalf("got %v, want M_ROOM_IN_USE", err)
+		}
+		a.check()
+	})
+}
+
+// Rooms whose ID is made from the create event are different rooms, also when a user makes them in one millisecond.
+func TestRoomsOfOneMillisecond(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		a := newWorld(t, open).node("a")
+		a.cfg.Now = func() time.Time { return time.UnixMilli(1_700_000_000_000) }
+		seen := make(map[id.Room]bool)
+		for range 5 {
+			seen[a.create("12", alice)] = true
+		}
+		if len(seen) != 5 {
+			t.Errorf("%d rooms, want 5", len(seen))
 		}
 		a.check()
 	})

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
@@ -277,7 +278,28 @@ func (d *draft) addBuilt(ctx context.Context, ev *event.Event, before statetree.
 // spec is the create event; room is empty where the room's ID is made from it
 // (version 12 on). A room ID that is taken is M_ROOM_IN_USE. also, if any, runs in the
 // transaction that stores the room, and may run more than once.
+//
+// Where the ID is made from the create event, two rooms that a user makes in the same millisecond would be one: then
+// the later says that it was made in the next.
 func (s *Server) createRoom(ctx context.Context, rules *event.Rules, room id.Room, specs []eventSpec,
+	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error) ([]*eventstore.Event, error) {
+	for n := int64(1); ; n++ {
+		out, err := s.createOnce(ctx, rules, room, specs, also)
+		if err == nil || !isTaken(err) {
+			return out, err
+		}
+		if !rules.RoomIDIsCreateHash || n == maxAttempts {
+			return nil, fmt.Errorf("%w: %w", merr.RoomInUse("the room %s exists already", room), err)
+		}
+		specs = slices.Clone(specs)
+		specs[0].Timestamp = s.now() + n
+	}
+}
+
+// isTaken tells whether a room was not stored because there is one with its ID.
+func isTaken(err error) bool { return sqldb.IsUniqueViolation(err) || errors.Is(err, errStale) }
+
+func (s *Server) createOnce(ctx context.Context, rules *event.Rules, room id.Room, specs []eventSpec,
 	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error) ([]*eventstore.Event, error) {
 	var out []*eventstore.Event
 	d, err := s.emptyDraft(ctx, rules, room)
@@ -295,9 +317,5 @@ func (s *Server) createRoom(ctx context.Context, rules *event.Rules, room id.Roo
 		out = append(out, e)
 	}
 	d.also = also
-	err = s.commit(ctx, d)
-	if sqldb.IsUniqueViolation(err) || errors.Is(err, errStale) {
-		return nil, fmt.Errorf("%w: %w", merr.RoomInUse("the room %s exists already", room), err)
-	}
-	return out, err
+	return out, s.commit(ctx, d)
 }
