@@ -20,6 +20,7 @@ const (
 	selectRemoteListSQL = `SELECT stream_id, stale, events_pos FROM key_remote_lists WHERE user_id = $1`
 	upsertRemoteListSQL = `INSERT INTO key_remote_lists (user_id, stream_id, stale, events_pos) VALUES ($1, $2, 0, $3)
 		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = 0, events_pos = excluded.events_pos`
+	insertStaleSQL      = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, $2, 1) ON CONFLICT (user_id) DO NOTHING`
 	markStaleSQL        = `UPDATE key_remote_lists SET stale = 1 WHERE user_id = $1`
 	deleteRemoteListSQL = `DELETE FROM key_remote_lists WHERE user_id = $1`
 	deleteCrossAllSQL   = `DELETE FROM key_cross_signing WHERE user_id = $1`
@@ -279,6 +280,9 @@ func (s *Server) ReceiveEDU(ctx context.Context, origin id.Server, typ string, c
 // receiveDeviceList applies an update that continues the sequence we know, and
 // marks the list stale otherwise.
 func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) error {
+	if noted, err := s.noteFirst(ctx, u); noted || err != nil {
+		return err
+	}
 	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
 		var have, stale, at int64
 		err := tx.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at)
@@ -297,6 +301,31 @@ func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) erro
 		_, err = s.markChanged(ctx, tx, u.UserID, "")
 		return err
 	})
+}
+
+// noteFirst takes the update that a server must send when its user comes into a room: nothing
+// has changed then, and our users who are to look at the devices are told by the coming.
+// It reports false for any other. Should it be a change after all nobody misses it,
+// since nobody here has asked for the list yet.
+func (s *Server) noteFirst(ctx context.Context, u deviceListUpdate) (bool, error) {
+	var have, stale, at int64
+	err := s.DB.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at)
+	if !errors.Is(err, sql.ErrNoRows) {
+		if err != nil {
+			err = fmt.Errorf("keyserver: reading remote device list: %w", err)
+		}
+		return false, err
+	}
+	came, err := s.Rooms.CameLast(ctx, u.UserID)
+	if err != nil || !came {
+		return false, err
+	}
+	res, err := s.DB.Exec(ctx, insertStaleSQL, string(u.UserID), u.StreamID)
+	if err != nil {
+		return false, fmt.Errorf("keyserver: noting a remote device list: %w", err)
+	}
+	n, err := res.RowsAffected()
+	return n > 0, err
 }
 
 // applyDeviceList changes one device, or marks the list stale after a gap.

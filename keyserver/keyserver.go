@@ -45,6 +45,8 @@ type Rooms interface {
 	// SharedSince gives the event stream's position since when some room has been
 	// shared with another server's user; false where none is.
 	SharedSince(ctx context.Context, user id.User) (int64, bool, error)
+	// CameLast tells whether the sharing began when the other server's user came.
+	CameLast(ctx context.Context, user id.User) (bool, error)
 }
 
 // Federation asks other servers for keys. *fedclient.Client implements it.

@@ -39,6 +39,7 @@ type world struct {
 	mu     sync.Mutex
 	shared map[id.User]bool
 	newTo  map[id.Room][]id.Server
+	came   map[id.User]bool
 	since  int64 // position at which sharing began
 	sent   []fedapi.EDU
 	remote *Server // answers for "there"
@@ -60,6 +61,8 @@ func (w *world) ServersNewTo(_ context.Context, user id.User, room id.Room) ([]i
 func (w *world) SharedSince(_ context.Context, user id.User) (int64, bool, error) {
 	return w.since, w.shared[user], nil
 }
+
+func (w *world) CameLast(_ context.Context, user id.User) (bool, error) { return w.came[user], nil }
 
 func (w *world) SendEDU(_ context.Context, edu fedapi.EDU) error {
 	w.mu.Lock()
@@ -490,6 +493,32 @@ func TestServersThatBeginToShareARoomAreTold(t *testing.T) {
 		if at, want := gjson.GetBytes(raw, "stream_id").Int(), gjson.GetBytes(last.Content, "stream_id").Int(); at != want {
 			t.Errorf("the list is at %d, the update at %d", at, want)
 		}
+	})
+}
+
+// The update that comes with a user is no change; those after it are, also before anybody asked
+// for the list.
+func TestTheUpdateThatComesWithAUserIsNoChange(t *testing.T) {
+	each(t, func(t *testing.T, s *Server, w *world) {
+		ctx := context.Background()
+		upload(t, w.remote, carol, "C1", nil)
+		w.shared[carol], w.came = true, map[id.User]bool{carol: true}
+		told := func(what string, user id.User, at int64, want int) {
+			t.Helper()
+			from, err := stream.Position(ctx, s.DB, stream.DeviceLists)
+			must(t, err)
+			must(t, s.ReceiveEDU(ctx, "there", eduDeviceList, json.RawMessage(fmt.Sprintf(
+				`{"user_id":%q,"device_id":"C1","stream_id":%d,"prev_id":[%d]}`, user, at, at-1))))
+			if list, err := s.ListChanged(ctx, from, 1<<60); err != nil || len(list) != want {
+				t.Errorf("%s: changed %v (%v)", what, list, err)
+			}
+		}
+		told("with the user", carol, 20, 0)
+		told("after that", carol, 21, 1)
+		if got, err := s.QueryKeys(ctx, api.QueryKeys{User: alice, Devices: map[id.User][]id.Device{carol: nil}}); err != nil || len(got.DeviceKeys[carol]) != 1 || w.asked != 1 {
+			t.Errorf("%v, asked %d times (%v)", got.DeviceKeys, w.asked, err)
+		}
+		told("of a user who was there before ours", "@dave:there", 5, 1)
 	})
 }
 

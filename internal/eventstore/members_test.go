@@ -111,11 +111,26 @@ func TestMembers(t *testing.T) {
 		if pos, ok, err := w.r.SharedSince(ctx, carol); pos != first || !ok || err != nil {
 			t.Errorf("shared since %d %v (%v), want %d", pos, ok, err, first)
 		}
+		came := func(want bool) {
+			t.Helper()
+			if got, err := w.r.CameLast(ctx, carol); got != want || err != nil {
+				t.Errorf("carol came last: %v (%v), want %v", got, err, want)
+			}
+		}
 		for _, user := range []id.User{bob, "@nobody:away"} {
+			if got, err := w.r.CameLast(ctx, user); got || err != nil {
+				t.Errorf("%s came: %v (%v)", user, got, err)
+			}
 			if _, ok, err := w.r.SharedSince(ctx, user); ok || err != nil {
 				t.Errorf("%s shares a room: %v", user, err)
 			}
 		}
+		came(true)
+		for _, room := range []*room{r, other} {
+			room.member(alice, "leave")
+			room.member(alice, "join")
+		}
+		came(false)
 		w.ok(w.r.Verify(ctx))
 	})
 }

@@ -29,6 +29,10 @@ const (
 	sharedSinceSQL = `SELECT COALESCE(MIN(CASE WHEN l.stream_pos > r.stream_pos THEN l.stream_pos ELSE r.stream_pos END), -1)
 		FROM room_members r JOIN room_members l ON l.room_nid = r.room_nid AND l.local = 1 AND l.membership = 1
 		WHERE r.user_nid = $1 AND r.membership = 1`
+	cameLastSQL = `SELECT CASE WHEN r.stream_pos > l.stream_pos THEN 1 ELSE 0 END
+		FROM room_members r JOIN room_members l ON l.room_nid = r.room_nid AND l.local = 1 AND l.membership = 1
+		WHERE r.user_nid = $1 AND r.membership = 1
+		ORDER BY CASE WHEN l.stream_pos > r.stream_pos THEN l.stream_pos ELSE r.stream_pos END LIMIT 1`
 	serverRoomsSQL = `SELECT room_nid FROM room_servers WHERE server = $1 ORDER BY room_nid`
 	roomsOfThemSQL = roomColumns + `WHERE EXISTS (SELECT 1 FROM room_servers s WHERE s.room_nid = rooms.room_nid AND s.server = $1)
 		AND room_id IN `
@@ -173,4 +177,15 @@ func (r *Reader) SharedSince(ctx context.Context, user id.User) (int64, bool, er
 		return 0, false, fmt.Errorf("eventstore: since when a room is shared: %w", err)
 	}
 	return pos, pos >= 0, nil
+}
+
+// CameLast tells whether it was another server's user who came into the room that has been shared
+// with one of this server's since SharedSince, and not the other way round.
+func (r *Reader) CameLast(ctx context.Context, user id.User) (bool, error) {
+	n, err := r.UserNID(ctx, user)
+	if err != nil || n == 0 {
+		return false, err
+	}
+	list, err := numbers[int64](ctx, r, cameLastSQL, int64(n))
+	return len(list) > 0 && list[0] == 1, err
 }
