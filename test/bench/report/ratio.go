@@ -11,6 +11,7 @@ type Ratio struct {
 	Base      string   `json:"base"`
 	CPU       *float64 `json:"cpu"`
 	// CPULow and CPUHigh are the extremes among the rounds, which stand side by side.
+	Rounds    int      `json:"rounds"`
 	CPULow    *float64 `json:"cpu_low"`
 	CPUHigh   *float64 `json:"cpu_high"`
 	P50       *float64 `json:"p50"`
@@ -40,7 +41,8 @@ func compare(r, base *Row) Ratio {
 	out := Ratio{Operation: r.Operation, Target: r.Target, Base: base.Target,
 		CPU: over(r.CPU, base.CPU), P50: over(r.P50, base.P50), P99: over(r.P99, base.P99), PerSecond: over(r.PerSecond, base.PerSecond),
 		PeakRSS: over(float(r.PeakRSS), float(base.PeakRSS)), Disk: over(r.DiskPerEvent, base.DiskPerEvent)}
-	for i := range min(len(r.Rounds), len(base.Rounds)) {
+	out.Rounds = min(len(r.Rounds), len(base.Rounds))
+	for i := range out.Rounds {
 		q := over(r.Rounds[i].CPU, base.Rounds[i].CPU)
 		if q == nil {
 			continue

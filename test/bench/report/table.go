@@ -30,7 +30,7 @@ func ratioHeads() []string {
 
 func (q Ratio) cells() []string {
 	spread := ""
-	if q.CPULow != nil {
+	if q.CPULow != nil && q.Rounds > 1 {
 		spread = number(q.CPULow, "") + "–" + number(q.CPUHigh, "")
 	}
 	return []string{q.Operation, q.Target + " / " + q.Base, number(q.CPU, na), spread, number(q.P50, ""), number(q.P99, ""),
@@ -138,8 +138,11 @@ func (d *Document) Markdown(w io.Writer) error {
 			}
 		}
 	}
-	b.WriteString("\n")
-	for _, note := range d.notes() {
+	b.WriteString("\nCPU times are milliseconds per operation, which is seconds per 1,000 operations.\n")
+	for i, note := range d.notes() {
+		if i == 0 {
+			b.WriteString("\n")
+		}
 		b.WriteString("- " + note + "\n")
 	}
 	_, err := io.WriteString(w, b.String())

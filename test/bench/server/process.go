@@ -117,6 +117,7 @@ func (p *Process) start(ctx context.Context, args []string, o Options) (err erro
 	p.cmd = exec.Command(args[0], args[1:]...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), o.Env...)
+	ownGroup(p.cmd)
 	open := func() error { return nil }
 	if limited {
 		in, err := p.cmd.StdinPipe()
@@ -189,6 +190,7 @@ func (p *Process) Stop() (log string, err error) {
 	return log, errors.Join(err, logErr, p.remove())
 }
 
+// end asks the server to stop, and makes it where it does not.
 func (p *Process) end() error {
 	err := p.cmd.Process.Signal(syscall.SIGTERM)
 	if errors.Is(err, os.ErrProcessDone) {
@@ -196,12 +198,14 @@ func (p *Process) end() error {
 	}
 	select {
 	case waitErr := <-p.ended:
-		return errors.Join(err, waitErr)
+		if !terminated(waitErr) {
+			err = errors.Join(err, waitErr)
+		}
 	case <-time.After(stopTime):
 		err = errors.Join(err, fmt.Errorf("%s did not stop within %v", p.Name, stopTime), p.cmd.Process.Kill())
 		<-p.ended
-		return err
 	}
+	return errors.Join(err, endGroup(p.PID))
 }
 
 func (p *Process) remove() error {

@@ -12,6 +12,7 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+	"time"
 
 	"weft/internal/sqldb/sqldbtest"
 	"weft/test/bench/proc"
@@ -60,11 +61,11 @@ func fake(t *testing.T) string {
 	return name
 }
 
-// stop ends a fake server, which knows no other way to end than by the signal.
+// stop ends a fake server.
 func stop(t *testing.T, p *Process) string {
 	t.Helper()
 	log, err := p.Stop()
-	if exit := (*exec.ExitError)(nil); !errors.As(err, &exit) {
+	if err != nil {
 		t.Errorf("stopped with %v", err)
 	}
 	if _, err := os.Stat(p.Folder); !errors.Is(err, os.ErrNotExist) {
@@ -99,10 +100,33 @@ func TestStartCommand(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	p, err := StartCommand(t.Context(), "exec "+fake(t)+" --listen "+ports[0]+" --x", "b", "http://"+ports[0], Options{})
+	// The other program outlives the server, but not the measurement: it holds a pipe open.
+	pipe := filepath.Join(t.TempDir(), "pipe")
+	if out, err := exec.Command("mkfifo", pipe).CombinedOutput(); err != nil {
+		t.Skipf("needs mkfifo: %v %s", err, out)
+	}
+	line := "(exec cat <" + pipe + ") & exec " + fake(t) + " --listen " + ports[0] + " --x"
+	p, err := StartCommand(t.Context(), line, "b", "http://"+ports[0], Options{})
 	if err != nil {
 		t.Fatal(err)
 	}
+	w, err := os.OpenFile(pipe, os.O_WRONLY, 0)
+	if err != nil {
+		t.Fatal(err)
+	}
+	defer func() {
+		// A signal takes effect when it does.
+		var err error
+		for deadline := time.Now().Add(10 * time.Second); err == nil && time.Now().Before(deadline); {
+			_, err = w.WriteString("x")
+		}
+		if !errors.Is(err, syscall.EPIPE) {
+			t.Errorf("what the server started lives on: %v", err)
+		}
+		if err := w.Close(); err != nil {
+			t.Error(err)
+		}
+	}()
 	if log := stop(t, p); !strings.Contains(log, "--x") {
 		t.Errorf("log %s", log)
 	}
