@@ -102,7 +102,7 @@ func TestEveryScenario(t *testing.T) {
 			"idle": 1, "send": 30, "latency": 5, "sync-initial-3": 2, "sync-empty-3": 8, "sync-one-3": 20, "sync-initial-5": 1,
 			"sync-empty-5": 8, "sync-one-5": 20, "create-room": 4, "join": 6, "leave": 6, "fanout": 2, "fanout-wait": 10,
 			"keys-upload": 20, "keys-query": 40, "todevice-send": 40, "media-upload": 4, "media-download": 4, "overload": 40, "idle-after": 1,
-			"remote-join-20-v10": 1, "remote-join-20-v11": 1, "remote-join-20-v12": 1, "inflow-linear": 70, "inflow-branchy": 70, "outflow": 5,
+			"remote-join-20-v10": 1, "remote-join-20-v11": 1, "remote-join-20-v12": 1, "inflow-linear": 70, "inflow-branchy": 70, "outflow": 5, "join-large": 30,
 		} {
 			if counts[operation] != want {
 				t.Errorf("%s: %d operations, not %d", operation, counts[operation], want)

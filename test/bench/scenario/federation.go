@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"time"
 
 	"weft/matrix/event"
@@ -18,6 +19,10 @@ const (
 	remoteTime = 15 * time.Minute
 	// remoteSettle is how long the work that such a thing leaves behind may go on.
 	remoteSettle = time.Minute
+	// agreePause is between two looks at the state of both servers.
+	agreePause = time.Second
+	// largeChanges is how often each user of join-large joins or leaves, in turns; the last time it leaves.
+	largeChanges = 10
 	// inflowVersion is the version of the room that events flow into and out of.
 	inflowVersion = "12"
 	// branches and branchLength are the shape of a branchy inflow: as many branches of as many events each, then a merge.
@@ -70,6 +75,7 @@ func (e *Env) joinRemote(ctx context.Context, m *Meter, members int, version eve
 		return nil, err
 	}
 	r := &remoteRoom{Room: room, server: server, user: users[0]}
+	m.weigh(ctx)
 	m.start(ctx)
 	m.Do(func() error { return r.user.JoinVia(ctx, string(room.ID), string(server.Name())) })
 	if m.row.Errors == 0 {
@@ -79,6 +85,8 @@ func (e *Env) joinRemote(ctx context.Context, m *Meter, members int, version eve
 	}
 	m.stop(ctx)
 	m.finish()
+	events, _ := room.Size()
+	m.grown(ctx, events)
 	r.failProblems(m, 0)
 	return r, err
 }
@@ -138,6 +146,7 @@ func inflow(ctx context.Context, e *Env, name string, build func(*remote.Room, i
 	problems := len(r.server.Problems())
 	m := e.meter(name)
 	m.settleMax = remoteSettle
+	m.weigh(ctx)
 	m.start(ctx)
 	sent, err := r.server.Send(ctx, id.Server(e.Target.ServerName), f.Events)
 	if err == nil {
@@ -155,6 +164,7 @@ func inflow(ctx context.Context, e *Env, name string, build func(*remote.Room, i
 	if err != nil {
 		return err
 	}
+	m.grown(ctx, m.row.Operations)
 	m.Fail(r.CheckState(ctx, r.get))
 	m.Fail(r.CheckMessages(ctx, r.get, f))
 	r.failProblems(m, problems)
@@ -193,6 +203,67 @@ func outflow(ctx context.Context, e *Env) error {
 	m.finish()
 	r.failProblems(m, problems)
 	return ctx.Err()
+}
+
+// joinLarge measures joining and leaving a room of very many members that the server is in already, which other servers are told
+// of. An operation is a change of membership.
+func joinLarge(ctx context.Context, e *Env) error {
+	r, err := e.resident(ctx)
+	if err != nil {
+		return err
+	}
+	users, err := e.users(ctx, e.Sizes.JoinUsers)
+	if err != nil {
+		return err
+	}
+	ctx, cancel := context.WithTimeout(ctx, remoteTime)
+	defer cancel()
+	before, err := r.user.Joined(ctx, string(r.ID))
+	if err != nil {
+		return err
+	}
+	problems := len(r.server.Problems())
+	m := e.meter("join-large")
+	m.settleMax = remoteSettle
+	m.weigh(ctx)
+	m.start(ctx)
+	err = parallel(ctx, creators, len(users), func(ctx context.Context, _, i int) error {
+		for n := range largeChanges {
+			m.Do(func() error {
+				if n%2 == 0 {
+					return users[i].Join(ctx, string(r.ID))
+				}
+				return users[i].Leave(ctx, string(r.ID))
+			})
+		}
+		return ctx.Err()
+	})
+	m.stop(ctx)
+	m.finish()
+	if err != nil {
+		return err
+	}
+	m.grown(ctx, m.row.Operations)
+	after, err := r.user.Joined(ctx, string(r.ID))
+	if err == nil && !maps.Equal(before, after) {
+		err = fmt.Errorf("%d members before, %d when all had left again", len(before), len(after))
+	}
+	m.Fail(err)
+	m.Fail(r.agree(ctx))
+	r.failProblems(m, problems)
+	return nil
+}
+
+// agree waits until the target and the synthetic server, who tell each other of their events, have the same state.
+func (r *remoteRoom) agree(ctx context.Context) error {
+	deadline := time.Now().Add(maxDelivery)
+	for {
+		err := r.CheckState(ctx, r.get)
+		if err == nil || ctx.Err() != nil || time.Now().After(deadline) {
+			return err
+		}
+		pause(ctx, agreePause)
+	}
 }
 
 // remoteJoinRow is the row of the table for joins of rooms of a version.

@@ -61,8 +61,10 @@ type Meter struct {
 	// settleMax bounds the wait for work that the operations left behind.
 	settleMax time.Duration
 	began     time.Time
-	cpu       [2]time.Duration // at the window's start
-	shed      int64
+	// disk is what the database weighed before, in bytes; -1: not to be seen.
+	disk int64
+	cpu  [2]time.Duration // at the window's start
+	shed int64
 
 	mu  sync.Mutex
 	row *Row
@@ -71,6 +73,30 @@ type Meter struct {
 // meter begins a row; its windows are between start and stop.
 func (e *Env) meter(name string) *Meter {
 	return &Meter{env: e, row: NewRow(name), settleMax: settleMax}
+}
+
+// weigh measures the database before the first window; grown does after the last, and tells how many events it grew by.
+func (m *Meter) weigh(ctx context.Context) {
+	m.disk = -1
+	if m.env.Target.Disk == nil {
+		return
+	}
+	n, err := m.env.Target.Disk(ctx)
+	m.Fail(err)
+	if err == nil {
+		m.disk = n
+	}
+}
+
+func (m *Meter) grown(ctx context.Context, events int) {
+	if m.disk < 0 {
+		return
+	}
+	n, err := m.env.Target.Disk(ctx)
+	m.Fail(err)
+	if err == nil {
+		m.row.DiskBytes, m.row.Stored = n-m.disk, events
+	}
 }
 
 // start opens a window.

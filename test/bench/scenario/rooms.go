@@ -90,6 +90,7 @@ func join(ctx context.Context, e *Env) error {
 		left int
 	}{{"join", (*load.User).Join, len(users) + 1}, {"leave", (*load.User).Leave, 1}} {
 		m := e.meter(step.name)
+		m.weigh(ctx)
 		m.start(ctx)
 		err := parallel(ctx, creators, len(users), func(ctx context.Context, _, i int) error {
 			for _, room := range rooms {
@@ -102,6 +103,7 @@ func join(ctx context.Context, e *Env) error {
 		if err != nil {
 			return err
 		}
+		m.grown(ctx, m.row.Operations)
 		for _, room := range rooms {
 			members, err := owner.Joined(ctx, room)
 			m.Fail(err)

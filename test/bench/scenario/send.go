@@ -50,13 +50,10 @@ func send(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	before, err := e.disk(ctx)
-	if err != nil {
-		return err
-	}
 	perSender := (e.Sizes.Messages + len(senders) - 1) / len(senders)
 	sent := make([][]sentMessage, len(senders))
 	m := e.meter("send")
+	m.weigh(ctx)
 	m.start(ctx)
 	err = each(ctx, senders, func(ctx context.Context, i int, u *load.User) error {
 		for n := range perSender {
@@ -79,11 +76,7 @@ func send(ctx context.Context, e *Env) error {
 	if err != nil {
 		return err
 	}
-	if before >= 0 {
-		after, err := e.disk(ctx)
-		m.Fail(err)
-		m.row.DiskBytes, m.row.Stored = after-before, m.row.Operations
-	}
+	m.grown(ctx, m.row.Operations)
 	for r, room := range rooms {
 		m.Fail(checkHistory(ctx, senders, room, r, sent))
 	}
@@ -112,13 +105,6 @@ func (e *Env) sharedRooms(ctx context.Context, n, count int) ([]*load.User, []st
 		}
 	}
 	return users, rooms, nil
-}
-
-func (e *Env) disk(ctx context.Context) (int64, error) {
-	if e.Target.Disk == nil {
-		return -1, nil
-	}
-	return e.Target.Disk(ctx)
 }
 
 // sentMessage is a message that the server said it took.

@@ -48,6 +48,8 @@ func Table() []Scenario {
 			Run: func(ctx context.Context, e *Env) error { return inflow(ctx, e, "inflow-linear", (*remote.Room).Linear) }},
 		{Name: "inflow-branchy", Doc: "events of another server in a graph that forks, with conflicts of state", Federation: true, Lacks: lacksFederation,
 			Run: func(ctx context.Context, e *Env) error { return inflow(ctx, e, "inflow-branchy", branchy) }},
+		{Name: "join-large", Doc: "joining and leaving a room of many members that other servers are in; an operation is a change",
+			Federation: true, Lacks: lacksFederation, Run: joinLarge},
 		{Name: "outflow", Doc: "messages to a room that other servers are in, until they have them", Federation: true, Lacks: lacksFederation, Run: outflow},
 		{Name: "overload", Doc: "more requests at a time than a server can work on", Run: overload},
 		{Name: "idle-after", Doc: "the same server when the load is over",
