@@ -169,6 +169,26 @@ func TestPresence(t *testing.T) {
 	})
 }
 
+// The bus may bring a node's own words, and other nodes', after newer ones.
+func TestPresenceOutOfOrder(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		p := e.srv.presence
+		state := func() string { x, _ := p.get(carol); return x.State }
+		old := p.hear(presenceChange{User: carol, State: presenceOnline})
+		e.advance(remoteAfter)
+		p.expire(t.Context(), e.clock())
+		p.apply(old)
+		expect(t, "own words that come back", state(), presenceOffline)
+		other := presenceChange{User: carol, State: presenceUnavailable, Stamp: e.clock().UnixMilli() + 5}
+		p.apply(other)
+		expect(t, "newer", state(), presenceUnavailable)
+		newer := p.hear(presenceChange{User: carol, State: presenceOnline})
+		p.apply(other)
+		expect(t, "older than what was heard since", state(), presenceOnline)
+		expect(t, "stamps grow", newer.Stamp > other.Stamp, true)
+	})
+}
+
 // Who is busy elsewhere becomes idle while a client goes on polling, and is back when active.
 func TestPresenceIdle(t *testing.T) {
 	eachDB(t, func(t *testing.T, e *env) {

@@ -57,6 +57,9 @@ type userPresence struct {
 	status  string
 	active  time.Time // when last active; zero: not known
 	changed int64     // position of the last change
+	// stamp orders what is said of the user, wherever: what the bus brings later has no effect when
+	// it is older, this node's own words included.
+	stamp int64
 
 	// syncs are the requests under way here, seen is when the last one ended, or when a user of
 	// another server was heard of.
@@ -125,6 +128,7 @@ type presenceChange struct {
 	State  string  `json:"p"`
 	Status string  `json:"s,omitempty"`
 	Active int64   `json:"a,omitempty"` // ms
+	Stamp  int64   `json:"v"`
 }
 
 // entry gives the record of a user, making it where there is room for one; else nil. The lock is held.
@@ -156,8 +160,12 @@ func (p *presence) set(u *userPresence, state, status string) bool {
 	u.state, u.status = state, status
 	p.last = max(p.last+1, p.s.nowMS())
 	u.changed = p.last
+	u.stamp = p.next(u)
 	return true
 }
+
+// next gives the stamp of what is now said of a user. The lock is held.
+func (p *presence) next(u *userPresence) int64 { return max(u.stamp+1, p.s.nowMS()) }
 
 // update changes a local user's presence, and tells everybody.
 func (p *presence) update(ctx context.Context, user id.User, change func(u *userPresence) (state, status string)) error {
@@ -169,7 +177,7 @@ func (p *presence) update(ctx context.Context, user id.User, change func(u *user
 	}
 	state, status := change(u)
 	news := p.set(u, state, status)
-	msg := presenceChange{User: user, State: u.state, Status: u.status}
+	msg := presenceChange{User: user, State: u.state, Status: u.status, Stamp: u.stamp}
 	if !u.active.IsZero() {
 		msg.Active = u.active.UnixMilli()
 	}
@@ -267,20 +275,34 @@ func (p *presence) run(ctx context.Context) {
 	}
 }
 
-// apply takes a change from elsewhere. One that changes nothing, such as this node's own,
-// has no effect.
+// hear takes what another server says of its user, and gives it as the bus carries it.
+func (p *presence) hear(msg presenceChange) presenceChange {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if u := p.entry(msg.User); u != nil {
+		msg.Stamp = p.next(u)
+		p.put(u, msg)
+	}
+	return msg
+}
+
+// apply takes a change from another node. What is older than what is known, such as this node's own
+// words that come back, has no effect.
 func (p *presence) apply(msg presenceChange) {
 	p.mu.Lock()
-	u := p.entry(msg.User)
-	news := false
-	if u != nil {
-		news = p.set(u, msg.State, msg.Status)
-		u.seen = p.s.now()
-		if msg.Active != 0 {
-			u.active = time.UnixMilli(msg.Active)
-		}
+	defer p.mu.Unlock()
+	if u := p.entry(msg.User); u != nil && msg.Stamp > u.stamp {
+		p.put(u, msg)
 	}
-	p.mu.Unlock()
+}
+
+// put takes a change from elsewhere, and wakes who waits for it. The lock is held.
+func (p *presence) put(u *userPresence, msg presenceChange) {
+	news := p.set(u, msg.State, msg.Status)
+	u.seen, u.stamp = p.s.now(), msg.Stamp
+	if msg.Active != 0 {
+		u.active = time.UnixMilli(msg.Active)
+	}
 	if news {
 		p.wake(msg.User)
 	}
@@ -311,7 +333,7 @@ func (p *presence) expire(ctx context.Context, now time.Time) {
 			again = append(again, user)
 		}
 		if p.set(u, state, u.status) {
-			changed = append(changed, presenceChange{User: user, State: state, Status: u.status})
+			changed = append(changed, presenceChange{User: user, State: state, Status: u.status, Stamp: u.stamp})
 			u.told = now
 		}
 	}

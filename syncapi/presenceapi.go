@@ -134,8 +134,7 @@ func (s *Server) receivePresence(ctx context.Context, origin id.Server, content 
 		if p.LastActiveAgo > 0 || p.CurrentlyActive {
 			msg.Active = s.now().Add(-time.Duration(min(p.LastActiveAgo, 1<<40)) * time.Millisecond).UnixMilli()
 		}
-		s.presence.apply(msg)
-		data, err := json.Marshal(msg)
+		data, err := json.Marshal(s.presence.hear(msg))
 		if err != nil {
 			return err
 		}
