@@ -225,7 +225,7 @@ func (s *Server) stateEntries(ctx context.Context, room *eventstore.Room, ids []
 	const chunk = 500
 	for len(ids) > 0 {
 		n := min(chunk, len(ids))
-		events, err := s.store.EventsByID(ctx, ids[:n])
+		events, err := s.eventsByID(ctx, ids[:n])
 		if err != nil {
 			return nil, err
 		}
@@ -236,7 +236,7 @@ func (s *Server) stateEntries(ctx context.Context, room *eventstore.Room, ids []
 		}
 		ids = ids[n:]
 	}
-	last, err := s.store.EventsByID(ctx, []id.Event{then})
+	last, err := s.eventsByID(ctx, []id.Event{then})
 	if err != nil {
 		return nil, err
 	}

@@ -11,6 +11,28 @@ import (
 	"weft/matrix/id"
 )
 
+// eventsByID reads events that the caller may refer to. It keeps a sweep from removing the
+// outliers among them. Those that are not here are missing in the result.
+func (s *Server) eventsByID(ctx context.Context, list []id.Event) (map[id.Event]*eventstore.Event, error) {
+	found, err := s.store.EventsByID(ctx, list)
+	if err != nil {
+		return nil, err
+	}
+	var spare []nid.Event
+	for _, e := range found {
+		if e.Flags&eventstore.Unreferenced != 0 {
+			spare = append(spare, e.NID)
+		}
+	}
+	if len(spare) == 0 {
+		return found, nil
+	}
+	if err := s.writer.Spare(ctx, spare); err != nil {
+		return nil, err
+	}
+	return s.store.EventsByID(ctx, list)
+}
+
 // A draft sees its own events before those of the store.
 
 func rejectedFlag(e *eventstore.Event) bool { return e.Flags&eventstore.Rejected != 0 }
@@ -25,7 +47,7 @@ func (d *draft) eventsByID(ctx context.Context, list []id.Event) ([]*eventstore.
 		}
 	}
 	if len(rest) > 0 {
-		stored, err := d.s.store.EventsByID(ctx, rest)
+		stored, err := d.s.eventsByID(ctx, rest)
 		if err != nil {
 			return nil, fmt.Errorf("loading events: %w", err)
 		}
@@ -95,25 +117,18 @@ func (d *draft) plain(ctx context.Context, list []nid.Event) ([]*event.Event, er
 	return out, nil
 }
 
-// numbersOf gives the numbers of events, those that are known.
+// numbersOf gives the numbers of events, those that are known. The caller is about to refer to
+// them.
 func (d *draft) numbersOf(ctx context.Context, list []id.Event) ([]nid.Event, error) {
-	out := make([]nid.Event, 0, len(list))
-	var rest []id.Event
-	for _, i := range list {
-		if e := d.byID[i]; e != nil {
-			out = append(out, e.NID)
-		} else {
-			rest = append(rest, i)
-		}
+	known, err := d.eventsByID(ctx, list)
+	if err != nil {
+		return nil, err
 	}
-	if len(rest) == 0 {
-		return out, nil
+	out := make([]nid.Event, len(known))
+	for i, e := range known {
+		out[i] = e.NID
 	}
-	stored, err := d.s.store.NIDs(ctx, rest)
-	for _, n := range stored {
-		out = append(out, n)
-	}
-	return out, err
+	return out, nil
 }
 
 // numbers gives the numbers by which the draft's new events can name their parents.

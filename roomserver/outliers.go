@@ -96,7 +96,7 @@ func (o *outliers) find(ctx context.Context, list []int32) error {
 	for k, i := range list {
 		ids[k] = o.sp.entries[i].id
 	}
-	found, err := o.s.store.EventsByID(ctx, ids)
+	found, err := o.s.eventsByID(ctx, ids)
 	if err != nil {
 		return err
 	}

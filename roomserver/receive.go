@@ -161,7 +161,7 @@ func (p *plan) asked(err error) {
 // gather does steps 4 to 6 for an event and puts it into the plan, with the events
 // before it that it needed.
 func (p *plan) gather(ctx context.Context, in *incoming) error {
-	known, err := p.s.store.EventsByID(ctx, []id.Event{in.ev.ID})
+	known, err := p.s.eventsByID(ctx, []id.Event{in.ev.ID})
 	if err != nil {
 		return err
 	}
@@ -244,7 +244,7 @@ func (s *Server) missing(ctx context.Context, ids []id.Event, except eventstore.
 	if len(ids) == 0 {
 		return nil, nil
 	}
-	found, err := s.store.EventsByID(ctx, ids)
+	found, err := s.eventsByID(ctx, ids)
 	if err != nil {
 		return nil, err
 	}

@@ -24,6 +24,21 @@ func (r *Reader) Events(ctx context.Context, events []nid.Event) ([]*Event, erro
 	if len(events) == 0 {
 		return nil, nil
 	}
+	found, err := r.present(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]*Event, len(events))
+	for i, n := range events {
+		if out[i] = found[n]; out[i] == nil {
+			return nil, missing("event", n)
+		}
+	}
+	return out, nil
+}
+
+// present reads those of some events that are here.
+func (r *Reader) present(ctx context.Context, events []nid.Event) (map[nid.Event]*Event, error) {
 	records, err := r.records(ctx, events)
 	if err != nil {
 		return nil, err
@@ -49,21 +64,14 @@ func (r *Reader) Events(ctx context.Context, events []nid.Event) ([]*Event, erro
 	if err != nil {
 		return nil, err
 	}
-	out := make([]*Event, len(events))
-	for i, n := range events {
-		e, rec := rows[n], records[n]
-		if e == nil || rec == nil {
-			return nil, missing("event", n)
+	for n, e := range rows {
+		rec := records[n]
+		e.RoomNID, e.TypeNID, e.StateKeyNID, e.AuthNIDs = rec.room, rec.typ, rec.key, rec.auth
+		if e.Event, err = r.shown(rec, e.RedactedBy != 0); err != nil {
+			return nil, err
 		}
-		if e.Event == nil {
-			e.RoomNID, e.TypeNID, e.StateKeyNID, e.AuthNIDs = rec.room, rec.typ, rec.key, rec.auth
-			if e.Event, err = r.shown(rec, e.RedactedBy != 0); err != nil {
-				return nil, err
-			}
-		}
-		out[i] = e
 	}
-	return out, nil
+	return rows, nil
 }
 
 // shown gives the form of an event that is to be shown.
@@ -262,14 +270,14 @@ func (r *Reader) Event(ctx context.Context, event nid.Event) (*Event, error) {
 
 // EventByID reads one event. One that is not here is M_NOT_FOUND.
 func (r *Reader) EventByID(ctx context.Context, event id.Event) (*Event, error) {
-	n, err := r.NID(ctx, event)
+	found, err := r.EventsByID(ctx, []id.Event{event})
 	if err != nil {
 		return nil, err
 	}
-	if n == 0 {
+	if found[event] == nil {
 		return nil, merr.NotFound("the event %s is not known here", event)
 	}
-	return r.Event(ctx, n)
+	return found[event], nil
 }
 
 // EventsByID reads events. Those that are not here are missing in the result.
@@ -282,13 +290,17 @@ func (r *Reader) EventsByID(ctx context.Context, events []id.Event) (map[id.Even
 	for _, n := range nids {
 		list = append(list, n)
 	}
-	read, err := r.Events(ctx, list)
+	found, err := r.present(ctx, list)
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[id.Event]*Event, len(read))
-	for _, e := range read {
-		out[e.ID] = e
+	out := make(map[id.Event]*Event, len(found))
+	for i, n := range nids {
+		if e := found[n]; e != nil {
+			out[i] = e
+		} else {
+			r.Drop(map[nid.Event]id.Event{n: i}) // it was deleted, elsewhere
+		}
 	}
 	return out, nil
 }

@@ -195,7 +195,7 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 		after, err = statetree.Apply(ctx, batch, r.state, []statetree.Change{{Key: e.Key(), Event: e.NID}}, batch)
 		r.ok(err)
 	}
-	row := r.w.Row(e, eventstore.Parents{})
+	row := r.w.Row(e, eventstore.Parents{Auth: auth})
 	r.update(func(ctx context.Context, tx *sqldb.Tx) error {
 		current, err := r.r.Uncommitted(tx).RoomByNID(ctx, r.nid)
 		if err != nil {

@@ -1,6 +1,20 @@
 package eventstore
 
-import "weft/internal/nid"
+import (
+	"weft/internal/nid"
+	"weft/matrix/id"
+)
+
+// Drop takes events that were deleted out of the caches of this process. Another process finds
+// out when it reads them by their IDs.
+func (r *Reader) Drop(events map[nid.Event]id.Event) {
+	for n, e := range events {
+		r.Forget(n)
+		r.caches.redacted.Invalidate(n)
+		r.caches.ids.Invalidate(n)
+		r.caches.nids.Invalidate(e)
+	}
+}
 
 // Forget drops events from the caches of this process. There is one thing of a stored
 // event that is completed later: the numbers of its auth events, when it was stored

@@ -24,6 +24,9 @@ const (
 	SoftFailed
 	// SendOut: this server has to send the event to the others in the room.
 	SendOut
+	// Unreferenced: a sweep found nothing that refers to the outlier, and the next one will
+	// remove it. Who is about to refer to it takes the flag away (write.Spare).
+	Unreferenced
 )
 
 // Event is a stored event. It is immutable and shared between callers; the columns

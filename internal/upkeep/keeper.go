@@ -97,6 +97,13 @@ func (k *Keeper) Add(tasks ...Task) {
 	}
 }
 
+// Count counts what a task removed beside its own kind.
+func (k *Keeper) Count(kind string, n int64) {
+	if k != nil {
+		k.removed.WithLabelValues(kind).Add(float64(n))
+	}
+}
+
 // Run runs tasks when they are due, until ctx ends.
 func (k *Keeper) Run(ctx context.Context) error {
 	now := time.Now()

@@ -150,6 +150,7 @@ func TestKeeperRunsTasksWhenTheyAreDue(t *testing.T) {
 func TestNilKeeper(t *testing.T) {
 	var k *upkeep.Keeper
 	k.Add(upkeep.Task{Kind: "x"})
+	k.Count("x", 1)
 }
 
 func TestShrink(t *testing.T) {

@@ -32,4 +32,15 @@
 // What the room server remembers between transactions must obey the same rule: a root
 // that no row refers to may be remembered for less than the shortest time between
 // sweeps, or its batch must be inserted again.
+//
+// # Outliers
+//
+// The same sweep finds outliers that nothing refers to: no state, no auth events, no membership.
+// They are what other servers sent of states and auth chains that then led to nothing. An
+// outlier is stored ahead of what needs it, and found again by its ID, so it is deleted in two
+// steps: the first sweep that finds it unreferenced gives it a flag, the next one deletes it if
+// it still has the flag. Who finds an outlier with the flag and may refer to it takes the flag away
+// first (Spare), and from all of its auth events; who found it before it had the flag refers to
+// it long before the next sweep. An event can be read only as long as its auth events are here
+// (eventstore.Parents), so what is kept keeps them, and what goes, goes before them.
 package write
