@@ -22,7 +22,6 @@ import (
 type clientTxn struct {
 	sendOptions
 	event *eventstore.Event
-	user  nid.StateKey
 }
 
 // writeSet is a draft made ready: all that a transaction needs, so that it is short.
@@ -115,12 +114,6 @@ func (d *draft) ready(ctx context.Context) (*writeSet, error) {
 	if err := d.members(ctx, w); err != nil {
 		return nil, err
 	}
-	for i := range d.txns {
-		var err error
-		if d.txns[i].user, err = d.s.userNID(ctx, d.txns[i].User); err != nil {
-			return nil, err
-		}
-	}
 	return w, nil
 }
 
@@ -146,7 +139,7 @@ func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
 		}
 	}
 	for _, t := range d.txns {
-		made, err := out.PutTxn(ctx, tx, write.Txn{User: t.user, Device: t.Txn.Device, Scope: t.Txn.Scope, ID: t.Txn.ID,
+		made, err := out.PutTxn(ctx, tx, write.Txn{User: t.User, Device: t.Txn.Device, Scope: t.Txn.Scope, ID: t.Txn.ID,
 			Event: t.event.NID, Created: d.s.now()})
 		if err != nil {
 			return err

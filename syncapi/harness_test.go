@@ -318,7 +318,7 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 			}
 		}
 		if o.txn != "" {
-			if _, err := r.w.PutTxn(ctx, tx, write.Txn{User: keys[string(ev.Sender)], Device: "DEV", Scope: "send", ID: o.txn, Event: e.NID}); err != nil {
+			if _, err := r.w.PutTxn(ctx, tx, write.Txn{User: ev.Sender, Device: "DEV", Scope: "send", ID: o.txn, Event: e.NID}); err != nil {
 				return err
 			}
 		}

@@ -17,12 +17,15 @@ import (
 
 const (
 	relationsHead = `SELECT event_nid, depth, stream_pos FROM relations WHERE room_nid = $1
-		AND (CAST($2 AS TEXT) = '' OR rel_type = $2) AND (CAST($3 AS TEXT) = '' OR type = $3) AND stream_pos <= $4
-		AND (depth, stream_pos) > ($5, $6) AND (depth, stream_pos) <= ($7, $8) AND target IN `
-	relationsDown = ` ORDER BY depth DESC, stream_pos DESC LIMIT `
-	relationsUp   = ` ORDER BY depth, stream_pos LIMIT `
-	childrenSQL   = `SELECT event_nid FROM relations WHERE room_nid = $1 AND target IN `
-	threadsSQL    = `SELECT root, reply_depth, reply_pos FROM threads WHERE room_nid = $1 AND (reply_depth, reply_pos) <= ($2, $3)
+		AND (CAST($2 AS TEXT) = '' OR type = $2) AND stream_pos <= $3
+		AND (depth, stream_pos) > ($4, $5) AND (depth, stream_pos) <= ($6, $7) AND `
+	// With a type of relation the index gives the order.
+	relationsTyped   = `rel_type = $8 AND target IN `
+	relationsUntyped = `CAST($8 AS TEXT) = '' AND target IN `
+	relationsDown    = ` ORDER BY depth DESC, stream_pos DESC LIMIT `
+	relationsUp      = ` ORDER BY depth, stream_pos LIMIT `
+	childrenSQL      = `SELECT event_nid FROM relations WHERE room_nid = $1 AND target IN `
+	threadsSQL       = `SELECT root, reply_depth, reply_pos FROM threads WHERE room_nid = $1 AND (reply_depth, reply_pos) <= ($2, $3)
 		ORDER BY reply_depth DESC, reply_pos DESC LIMIT $4`
 	relatedByHead = `SELECT DISTINCT target FROM relations WHERE room_nid = $1`
 )
@@ -68,9 +71,13 @@ func (s *Server) readRelations(ctx context.Context, q relationsQuery, limit int)
 	if maxStream == 0 {
 		maxStream = math.MaxInt64
 	}
-	in, args := sqldb.InArgs([]any{int64(q.room), q.rel, q.typ, maxStream, low.Depth, low.Stream, high.Depth, high.Stream}, q.targets)
+	which := relationsTyped
+	if q.rel == "" {
+		which = relationsUntyped
+	}
+	in, args := sqldb.InArgs([]any{int64(q.room), q.typ, maxStream, low.Depth, low.Stream, high.Depth, high.Stream, q.rel}, q.targets)
 	args = append(args, limit)
-	rows, err := s.db.Query(ctx, relationsHead+in+order+fmt.Sprintf("$%d", len(args)), args...)
+	rows, err := s.db.Query(ctx, relationsHead+which+in+order+fmt.Sprintf("$%d", len(args)), args...)
 	if err != nil {
 		return nil, fmt.Errorf("reading relations: %w", err)
 	}

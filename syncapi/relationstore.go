@@ -14,7 +14,7 @@ import (
 
 const (
 	insertRelationSQL = `INSERT INTO relations (room_nid, depth, stream_pos, event_nid, target, rel_type, type, sender)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (target, rel_type, event_nid) DO NOTHING`
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8) ON CONFLICT (event_nid) DO NOTHING`
 	upsertThreadSQL = `INSERT INTO threads (room_nid, reply_depth, reply_pos, root) VALUES ($1, $2, $3, $4)
 		ON CONFLICT (room_nid, root) DO UPDATE SET reply_depth = excluded.reply_depth, reply_pos = excluded.reply_pos
 		WHERE threads.reply_depth < excluded.reply_depth

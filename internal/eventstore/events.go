@@ -14,7 +14,7 @@ import (
 const (
 	mutableSQL  = `SELECT event_nid, stream_pos, flags, redacted_by, state_before FROM events WHERE event_nid IN `
 	recordsSQL  = `SELECT event_nid, room_nid, type_nid, state_key_nid, event_id, auth_nids, json FROM events WHERE event_nid IN `
-	nidsSQL     = `SELECT event_id, event_nid FROM events WHERE event_id IN `
+	nidsSQL     = `SELECT event_id, event_nid FROM events WHERE substr(event_id, 1, 21) IN `
 	eventIDsSQL = `SELECT event_nid, event_id FROM events WHERE event_nid IN `
 )
 
@@ -313,7 +313,7 @@ func (r *Reader) NID(ctx context.Context, event id.Event) (nid.Event, error) {
 
 // NIDs gives the numbers of events. Events that are not here are missing in the result.
 func (r *Reader) NIDs(ctx context.Context, events []id.Event) (map[id.Event]nid.Event, error) {
-	return lookup(ctx, r, r.caches.nids, events, func(e id.Event) any { return EncodeEventID(e) }, nidsSQL,
+	return lookup(ctx, r, r.caches.nids, events, func(e id.Event) any { return EncodeEventID(e)[:eventIDPrefix] }, nidsSQL,
 		func(row func(...any) error) (e id.Event, n nid.Event, err error) {
 			var b []byte
 			if err := row(&b, &n); err != nil {

@@ -221,7 +221,7 @@ func TestBackwardExtremities(t *testing.T) {
 		got, err := w.r.BackwardExtremities(w.ctx(), r.nid)
 		w.ok(err)
 		want := []eventstore.BackwardExtremity{
-			{Missing: "$one:x", Event: b.NID, Depth: b.Depth}, {Missing: "$two:x", Event: b.NID, Depth: b.Depth}, {Missing: "$one:x", Event: a.NID, Depth: a.Depth},
+			{Missing: "$two:x", Event: b.NID, Depth: b.Depth}, {Missing: "$one:x", Event: b.NID, Depth: b.Depth}, {Missing: "$one:x", Event: a.NID, Depth: a.Depth},
 		}
 		if !slices.Equal(got, want) {
 			t.Errorf("got %v, want %v", got, want)

@@ -13,8 +13,8 @@ import (
 )
 
 const (
-	txnIDsSQL = `SELECT event_nid, txn_id FROM client_txns WHERE user_nid = $1 AND device = $2 AND event_nid IN `
-	txnSQL    = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND txn_key = $2`
+	txnIDsSQL = `SELECT event_nid, txn_id FROM client_txns WHERE sender = $1 AND event_nid IN `
+	txnSQL    = `SELECT event_nid FROM client_txns WHERE txn_key = $1`
 
 	inboundTxnSQL  = `SELECT response FROM inbound_txns WHERE origin = $1 AND txn_id = $2`
 	stagedSQL      = `SELECT seq, room_nid, origin, event_id, received, json FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
@@ -23,17 +23,13 @@ const (
 	pendingSQL     = `SELECT redaction_nid FROM pending_redactions WHERE target = $1 ORDER BY redaction_nid`
 )
 
-// TxnIDs gives the transaction IDs with which a user's device sent events. Events
-// that it did not send, or whose ID was dropped, are missing in the result.
+// TxnIDs gives the transaction IDs with which a user's device sent events, of which the user is
+// the sender. Events that another device sent, or whose ID was dropped, are missing in the result.
 //
 // spec: client-server §5.9 (unsigned.transaction_id)
 func (r *Reader) TxnIDs(ctx context.Context, user id.User, device id.Device, events []nid.Event) (map[nid.Event]string, error) {
-	n, err := r.UserNID(ctx, user)
-	if err != nil || n == 0 {
-		return nil, err
-	}
 	out := make(map[nid.Event]string)
-	err = r.chunked(ctx, txnIDsSQL, []any{int64(n), string(device)}, anys(events), func(row func(...any) error) error {
+	err := r.chunked(ctx, txnIDsSQL, []any{TxnSender(user, device)}, anys(events), func(row func(...any) error) error {
 		var event nid.Event
 		var txn []byte
 		err := row(&event, &txn)
@@ -43,25 +39,31 @@ func (r *Reader) TxnIDs(ctx context.Context, user id.User, device id.Device, eve
 	return out, err
 }
 
-// TxnKey is what a user's transaction is found by. A user could make two that have the same key,
-// and would lose the second message.
-func TxnKey(device id.Device, scope, txnID string) int64 {
-	b := make([]byte, 0, len(device)+len(scope)+len(txnID)+12)
-	for _, part := range []string{string(device), scope, txnID} {
+// TxnKey is what a client's transaction is found by: 64 bits of a hash. A user could make two
+// that have the same key, and would lose the second message.
+func TxnKey(user id.User, device id.Device, scope, txnID string) int64 {
+	sum := hashOf(string(user), string(device), scope, txnID)
+	return int64(binary.BigEndian.Uint64(sum[:8]))
+}
+
+// TxnSender tells apart the devices of one user, in 32 bits.
+func TxnSender(user id.User, device id.Device) int64 {
+	sum := hashOf(string(user), string(device))
+	return int64(int32(binary.BigEndian.Uint32(sum[:4])))
+}
+
+func hashOf(parts ...string) [sha256.Size]byte {
+	b := make([]byte, 0, 256)
+	for _, part := range parts {
 		b = append(binary.AppendUvarint(b, uint64(len(part))), part...)
 	}
-	sum := sha256.Sum256(b)
-	return int64(binary.BigEndian.Uint64(sum[:8]))
+	return sha256.Sum256(b)
 }
 
 // Txn gives the event that a client's transaction made, 0 when there was none.
 func (r *Reader) Txn(ctx context.Context, user id.User, device id.Device, scope, txnID string) (nid.Event, error) {
-	n, err := r.UserNID(ctx, user)
-	if err != nil || n == 0 {
-		return 0, err
-	}
 	var event nid.Event
-	err = r.q.QueryRow(ctx, txnSQL, int64(n), TxnKey(device, scope, txnID)).Scan(&event)
+	err := r.q.QueryRow(ctx, txnSQL, TxnKey(user, device, scope, txnID)).Scan(&event)
 	if errors.Is(err, sql.ErrNoRows) {
 		return 0, nil
 	}
@@ -79,6 +81,9 @@ func (r *Reader) InboundTxn(ctx context.Context, origin id.Server, txnID string)
 		return nil, false, nil
 	}
 	if err != nil {
+		return nil, false, fmt.Errorf("eventstore: inbound transaction: %w", err)
+	}
+	if response, err = r.codec.Decode(response); err != nil {
 		return nil, false, fmt.Errorf("eventstore: inbound transaction: %w", err)
 	}
 	return response, true, nil

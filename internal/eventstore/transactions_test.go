@@ -18,15 +18,14 @@ import (
 func TestClientTransactions(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		r := w.newRoom("11", alice)
-		n, err := w.r.UserNID(w.ctx(), alice)
-		w.ok(err)
-		txn := write.Txn{User: n, Device: "DEV", Scope: "send/m.room.message/" + string(r.id), ID: "m1\x00", Created: 100}
+		const day = 24 * hour
+		txn := write.Txn{User: alice, Device: "DEV", Scope: "send/m.room.message/" + string(r.id), ID: "m1\x00", Created: 3 * day}
 		e := r.put(r.build(alice, "m.room.message", nil, map[string]any{"body": "x"}), option{txn: &txn})
 		again := txn
 		again.Event = 4711
 		other := txn
 		second := r.say(alice, "y")
-		other.Scope, other.Event, other.Created = "redact", second.NID, 200
+		other.Scope, other.Event, other.Created = "redact", second.NID, 5*day
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
 			existing, err := w.w.PutTxn(ctx, tx, again)
 			if existing != e.NID {
@@ -62,7 +61,7 @@ func TestClientTransactions(t *testing.T) {
 		if got, err := w.r.TxnIDs(w.ctx(), alice, "OTHER", []nid.Event{e.NID}); err != nil || len(got) != 0 {
 			t.Errorf("another device sees %v (%v)", got, err)
 		}
-		deleted, err := w.w.DeleteTxns(w.ctx(), 150)
+		deleted, err := w.w.DeleteTxns(w.ctx(), 4*day)
 		w.ok(err)
 		if deleted != 1 {
 			t.Errorf("%d deleted", deleted)

@@ -30,6 +30,8 @@
 // Placeholders $1, $2, …; ON CONFLICT, RETURNING, WITH; FOR UPDATE only where the dialect is known. Columns are
 //
 //	BIGINT   int64, booleans as 0 and 1 (a Go bool is converted), times in milliseconds
+//	INTEGER  the same where 31 bits do, SMALLINT where 15 do: Postgres has 4 and 2 bytes for them. Widest first, or
+//	         it fills up with padding
 //	TEXT     string; no NUL byte in it (Postgres refuses it); compared byte by byte on both
 //	BYTEA    []byte; an empty one may come back as nil
 //

@@ -27,18 +27,16 @@ CREATE INDEX receipts_user ON receipts (user_id);
 -- Which event relates to which. The target may not be here. stream_pos and depth are the
 -- relating event's.
 CREATE TABLE relations (
-    room_nid   BIGINT NOT NULL,
+    event_nid  BIGINT PRIMARY KEY,
     depth      BIGINT NOT NULL,
     stream_pos BIGINT NOT NULL,
-    event_nid  BIGINT NOT NULL,
+    room_nid   INTEGER NOT NULL,
     target     TEXT NOT NULL,
     rel_type   TEXT NOT NULL,
     type       TEXT NOT NULL,
-    sender     TEXT NOT NULL,
-    PRIMARY KEY (target, rel_type, event_nid)
-) /*sqlite: WITHOUT ROWID */;
-CREATE INDEX relations_order ON relations (target, depth, stream_pos);
-CREATE INDEX relations_event ON relations (event_nid);
+    sender     TEXT NOT NULL
+);
+CREATE INDEX relations_target ON relations (target, rel_type, depth, stream_pos);
 
 -- Threads by their latest event; reply_pos is its stream position.
 CREATE TABLE threads (
@@ -53,22 +51,22 @@ CREATE INDEX threads_order ON threads (room_nid, reply_depth, reply_pos);
 -- How many events push rules notify a local user of that are not read, by thread (its root, or 'main'): those at
 -- the positions read_pos < position ≤ pos of the event stream. No row: all is read.
 CREATE TABLE unread (
-    user_nid  BIGINT NOT NULL,
-    room_nid  BIGINT NOT NULL,
     read_pos  BIGINT NOT NULL,
     pos       BIGINT NOT NULL,
-    notify    BIGINT NOT NULL,
-    highlight BIGINT NOT NULL,
+    user_nid  INTEGER NOT NULL,
+    room_nid  INTEGER NOT NULL,
+    notify    INTEGER NOT NULL,
+    highlight INTEGER NOT NULL,
     thread    TEXT NOT NULL,
     PRIMARY KEY (user_nid, room_nid, thread)
 ) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 50) */;
 
 -- The events that mention a local user, or are to be noticed for another reason. pos is the event's stream position.
 CREATE TABLE highlights (
-    user_nid  BIGINT NOT NULL,
     pos       BIGINT NOT NULL,
     ts        BIGINT NOT NULL,
     event_nid BIGINT NOT NULL,
+    user_nid  INTEGER NOT NULL,
     PRIMARY KEY (user_nid, pos)
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX highlights_pos ON highlights (pos);

@@ -34,23 +34,24 @@ CREATE TABLE rooms (
 ) /*postgres: WITH (fillfactor = 50) */;
 
 -- stream_pos is NULL for outliers and negative for backfilled events;
--- state_before is NULL where the state is not known. 8-byte columns first: no
--- padding in Postgres.
+-- state_before is NULL where the state is not known. Wide columns first: no
+-- padding in Postgres. The first 21 bytes of an event ID are 160 bits of hash, enough
+-- to tell all from each other.
 CREATE TABLE events (
     event_nid     BIGINT PRIMARY KEY,
-    room_nid      BIGINT NOT NULL,
-    type_nid      BIGINT NOT NULL,
-    state_key_nid BIGINT NOT NULL,
     depth         BIGINT NOT NULL,
     stream_pos    BIGINT,
-    flags         BIGINT NOT NULL,
     redacted_by   BIGINT NOT NULL,
+    room_nid      INTEGER NOT NULL,
+    type_nid      INTEGER NOT NULL,
+    state_key_nid INTEGER NOT NULL,
+    flags         SMALLINT NOT NULL,
     event_id      BYTEA NOT NULL,
     state_before  BYTEA,
     auth_nids     BYTEA NOT NULL,
     json          BYTEA NOT NULL
 );
-CREATE UNIQUE INDEX events_id ON events (event_id);
+CREATE UNIQUE INDEX events_id ON events (substr(event_id, 1, 21));
 CREATE UNIQUE INDEX events_stream ON events (stream_pos);
 CREATE INDEX events_room_stream ON events (room_nid, stream_pos);
 CREATE INDEX events_room_depth ON events (room_nid, depth, stream_pos);
@@ -64,8 +65,8 @@ CREATE TABLE pending_redactions (
 
 -- epoch is the sweep during which the node was last written.
 CREATE TABLE state_nodes (
+    epoch INTEGER NOT NULL,
     hash  BYTEA NOT NULL PRIMARY KEY,
-    epoch BIGINT NOT NULL,
     node  BYTEA NOT NULL
 ) /*sqlite: WITHOUT ROWID */;
 
@@ -78,13 +79,13 @@ CREATE TABLE state_sweeps (
 
 -- The current state's members. local: the user is this server's.
 CREATE TABLE room_members (
-    room_nid   BIGINT NOT NULL,
-    user_nid   BIGINT NOT NULL,
-    membership BIGINT NOT NULL,
     event_nid  BIGINT NOT NULL,
     stream_pos BIGINT NOT NULL,
-    local      BIGINT NOT NULL,
-    forgotten  BIGINT NOT NULL,
+    room_nid   INTEGER NOT NULL,
+    user_nid   INTEGER NOT NULL,
+    membership SMALLINT NOT NULL,
+    local      SMALLINT NOT NULL,
+    forgotten  SMALLINT NOT NULL,
     PRIMARY KEY (room_nid, user_nid)
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX room_members_user ON room_members (user_nid, membership);
@@ -104,12 +105,12 @@ CREATE INDEX room_servers_server ON room_servers (server);
 
 -- The history of local users' memberships.
 CREATE TABLE membership_changes (
-    user_nid        BIGINT NOT NULL,
     stream_pos      BIGINT NOT NULL,
-    room_nid        BIGINT NOT NULL,
     event_nid       BIGINT NOT NULL,
-    membership      BIGINT NOT NULL,
-    prev_membership BIGINT NOT NULL,
+    user_nid        INTEGER NOT NULL,
+    room_nid        INTEGER NOT NULL,
+    membership      SMALLINT NOT NULL,
+    prev_membership SMALLINT NOT NULL,
     PRIMARY KEY (user_nid, stream_pos, room_nid)
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX membership_changes_pos ON membership_changes (stream_pos);
@@ -146,17 +147,16 @@ CREATE TABLE published_rooms (
     PRIMARY KEY (appservice, network, room_nid)
 ) /*sqlite: WITHOUT ROWID */;
 
--- Clients' transactions and the events that they made. txn_key is a hash of device, scope
--- and txn_id, which is a client's own bytes.
+-- Clients' transactions and the events that they made: txn_key is a hash of user, device,
+-- scope and txn_id (a client's own bytes), sender one of user and device. day is when it was.
 CREATE TABLE client_txns (
     event_nid BIGINT PRIMARY KEY,
-    user_nid  BIGINT NOT NULL,
     txn_key   BIGINT NOT NULL,
-    created   BIGINT NOT NULL,
-    device    TEXT NOT NULL,
+    sender    INTEGER NOT NULL,
+    day       SMALLINT NOT NULL,
     txn_id    BYTEA NOT NULL
 );
-CREATE UNIQUE INDEX client_txns_key ON client_txns (user_nid, txn_key);
+CREATE UNIQUE INDEX client_txns_key ON client_txns (txn_key);
 
 -- Transactions of other servers that were answered, with the answer.
 CREATE TABLE inbound_txns (

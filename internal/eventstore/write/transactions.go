@@ -13,7 +13,7 @@ import (
 
 // Txn is a client's transaction and the event that it made.
 type Txn struct {
-	User    nid.StateKey
+	User    id.User
 	Device  id.Device
 	Scope   string
 	ID      string
@@ -22,35 +22,41 @@ type Txn struct {
 }
 
 const (
-	insertTxnSQL = `INSERT INTO client_txns (event_nid, user_nid, txn_key, created, device, txn_id) VALUES ($1, $2, $3, $4, $5, $6)
-		ON CONFLICT (user_nid, txn_key) DO NOTHING`
-	findTxnSQL = `SELECT event_nid FROM client_txns WHERE user_nid = $1 AND txn_key = $2`
+	insertTxnSQL = `INSERT INTO client_txns (event_nid, txn_key, sender, day, txn_id) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (txn_key) DO NOTHING`
+	findTxnSQL = `SELECT event_nid FROM client_txns WHERE txn_key = $1`
 	// The numbers of events grow with time, nearly, so no index by time is needed.
-	deleteTxnsSQL = `DELETE FROM client_txns WHERE created < $1 AND event_nid IN
-		(SELECT event_nid FROM client_txns ORDER BY event_nid LIMIT $2)`
+	deleteTxnsSQL = `DELETE FROM client_txns WHERE event_nid IN (SELECT event_nid FROM
+		(SELECT event_nid, day FROM client_txns ORDER BY event_nid LIMIT $2) AS oldest WHERE day < $1)`
 )
+
+// day numbers the days since 2020.
+func day(ms int64) int64 {
+	const perDay, first = 24 * 60 * 60 * 1000, 18_262
+	return ms/perDay - first
+}
 
 // PutTxn stores a client's transaction; each makes an event of its own. When it was stored before, the event it made
 // then is returned, and the caller must not make another: roll back.
 func (w *Writer) PutTxn(ctx context.Context, tx *sqldb.Tx, t Txn) (existing nid.Event, err error) {
-	key := eventstore.TxnKey(t.Device, t.Scope, t.ID)
-	res, err := tx.Exec(ctx, insertTxnSQL, int64(t.Event), int64(t.User), key, t.Created, string(t.Device), []byte(t.ID))
+	key := eventstore.TxnKey(t.User, t.Device, t.Scope, t.ID)
+	res, err := tx.Exec(ctx, insertTxnSQL, int64(t.Event), key, eventstore.TxnSender(t.User, t.Device), day(t.Created), []byte(t.ID))
 	if err != nil {
 		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
 	}
 	if n, err := res.RowsAffected(); err != nil || n > 0 {
 		return 0, err
 	}
-	if err := tx.QueryRow(ctx, findTxnSQL, int64(t.User), key).Scan(&existing); err != nil {
+	if err := tx.QueryRow(ctx, findTxnSQL, key).Scan(&existing); err != nil {
 		return 0, fmt.Errorf("eventstore: client transaction: %w", err)
 	}
 	return existing, nil
 }
 
-// DeleteTxns drops client transactions made before a time in milliseconds, in transactions of
-// its own.
+// DeleteTxns drops client transactions made before the day of a time in milliseconds, in
+// transactions of its own.
 func (w *Writer) DeleteTxns(ctx context.Context, before int64) (int64, error) {
-	n, err := upkeep.Delete(ctx, w.db, deleteTxnsSQL, before)
+	n, err := upkeep.Delete(ctx, w.db, deleteTxnsSQL, day(before))
 	if err != nil {
 		return n, fmt.Errorf("eventstore: client transactions: %w", err)
 	}
@@ -101,7 +107,7 @@ func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, seqs []int64) error 
 
 // PutInboundTxn stores the answer to another server's transaction, unless there is one.
 func (w *Writer) PutInboundTxn(ctx context.Context, tx *sqldb.Tx, origin id.Server, txnID string, received int64, response []byte) error {
-	if _, err := tx.Exec(ctx, putInboundTxnSQL, string(origin), []byte(txnID), received, response); err != nil {
+	if _, err := tx.Exec(ctx, putInboundTxnSQL, string(origin), []byte(txnID), received, w.codec.Encode(response)); err != nil {
 		return fmt.Errorf("eventstore: inbound transaction: %w", err)
 	}
 	return nil
