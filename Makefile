@@ -7,7 +7,7 @@ FUZZTIME ?= 30s
 CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test race check fuzz bench bench-server profile docs image conformance-image clean
+.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -38,6 +38,9 @@ profile: ## CPU and allocation profiles of SCENARIO=send,… in ./profiles
 	$(GO) build -o profiles/weft $(WEFT)
 	$(GO) run ./test/bench --weft profiles/weft --profile profiles --scenario "$(SCENARIO)" $(BENCH_FLAGS)
 	@ls profiles/*.cpu profiles/*.allocs | sed -e 's/^.*allocs$$/-sample_index=alloc_space &/' -e 's/^/go tool pprof -top /'
+
+storage: ## bytes on disk of 100,000 messages and 20,000 membership changes, in both databases (docs/storage.md)
+	$(GO) test ./test/storage -count=1 -timeout 3h -run TestBytesOnDisk -v -full
 
 docs: ## docs/config.md from the configuration's struct
 	$(GO) run $(WEFT) config reference > docs/config.md
