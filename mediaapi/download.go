@@ -77,7 +77,7 @@ func (s *Server) find(ctx context.Context, r *httpapi.Request, remote bool) (*me
 	if origin == s.ServerName {
 		return s.findLocal(ctx, mediaID, wait)
 	}
-	m, err := s.get(ctx, s.DB, origin, mediaID)
+	m, err := s.getRemote(ctx, origin, mediaID)
 	if err != nil || m != nil {
 		return m, err
 	}
@@ -145,7 +145,7 @@ func (s *Server) fetch(ctx context.Context, origin id.Server, mediaID string, wa
 }
 
 func (s *Server) fetchOnce(ctx context.Context, origin id.Server, mediaID string, wait time.Duration) (*media, error) {
-	if m, err := s.get(ctx, s.DB, origin, mediaID); err != nil || m != nil {
+	if m, err := s.getRemote(ctx, origin, mediaID); err != nil || m != nil {
 		return m, err
 	}
 	got, err := s.Remote.DownloadMedia(ctx, fedclient.MediaRequest{

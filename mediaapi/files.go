@@ -6,8 +6,10 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"time"
 
 	"weft/matrix/merr"
 )
@@ -88,6 +90,58 @@ func (f fileStore) rename(from, to string) error {
 		return fmt.Errorf("mediaapi: %w", err)
 	}
 	return syncDir(dir)
+}
+
+// remove removes a file and what is derived from it, unless it is younger than a time: then
+// somebody has just stored it again. It moves the file away before it looks, so that nothing can
+// come in between.
+func (f fileStore) remove(hash []byte, before time.Time) (bool, error) {
+	path := f.path(hash, "")
+	away := filepath.Join(f.dir, "tmp", "gone-"+hex.EncodeToString(hash))
+	if err := os.Rename(path, away); errors.Is(err, fs.ErrNotExist) {
+		return false, nil
+	} else if err != nil {
+		return false, fmt.Errorf("mediaapi: removing a file: %w", err)
+	}
+	info, err := os.Stat(away)
+	if err != nil {
+		return false, fmt.Errorf("mediaapi: removing a file: %w", err)
+	}
+	if info.ModTime().After(before) {
+		return false, f.rename(away, path)
+	}
+	gone := []string{away}
+	derived, err := filepath.Glob(path + ".*")
+	for _, name := range append(gone, derived...) {
+		err = errors.Join(err, os.Remove(name))
+	}
+	if err != nil {
+		return false, fmt.Errorf("mediaapi: removing a file: %w", err)
+	}
+	return true, nil
+}
+
+// leftovers removes files in the making that nobody is making any more.
+func (f fileStore) leftovers(before time.Time) (removed int64, err error) {
+	dir := filepath.Join(f.dir, "tmp")
+	entries, err := os.ReadDir(dir)
+	if err != nil {
+		return 0, fmt.Errorf("mediaapi: %w", err)
+	}
+	for _, e := range entries {
+		info, err := e.Info()
+		if errors.Is(err, fs.ErrNotExist) || err == nil && info.ModTime().After(before) {
+			continue
+		}
+		if err == nil {
+			err = os.Remove(filepath.Join(dir, e.Name()))
+		}
+		if err != nil && !errors.Is(err, fs.ErrNotExist) {
+			return removed, fmt.Errorf("mediaapi: removing an upload that broke off: %w", err)
+		}
+		removed++
+	}
+	return removed, nil
 }
 
 // open opens a stored file.

@@ -27,6 +27,7 @@ const (
 	maxPending     = 100      // created and not uploaded media of one user
 	maxPixels      = 50 << 20 // of an image that is scaled
 	pendingTTL     = 24 * time.Hour
+	usedPrecision  = 24 * time.Hour   // of when remote media was last used
 	maxWait        = 60 * time.Second // timeout_ms
 	defaultWait    = 20 * time.Second
 )
@@ -52,6 +53,9 @@ type Config struct {
 	// Scalers is how many images may be scaled at the same time; 0: one.
 	Scalers int
 	Remote  Remote
+	// RemoteLifetime is how long media of other servers is kept after the last time that somebody
+	// looked at it; 0: for ever.
+	RemoteLifetime time.Duration
 	// LegacyDownloads serves media without authentication too.
 	//
 	// spec: client-server §10.9 (servers should freeze those endpoints)

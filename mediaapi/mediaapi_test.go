@@ -73,7 +73,7 @@ func each(t *testing.T, fn func(t *testing.T, f *fixture)) {
 		r := &remote{content: []byte("hello")}
 		s, err := New(context.Background(), Config{
 			DB: open(), Log: log, Now: time.Now, ServerName: "here", Dir: t.TempDir(),
-			MaxUpload: 1 << 20, Remote: r, LegacyDownloads: true,
+			MaxUpload: 1 << 20, Remote: r, LegacyDownloads: true, RemoteLifetime: 90 * 24 * time.Hour,
 		})
 		if err != nil {
 			t.Fatal(err)

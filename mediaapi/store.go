@@ -13,11 +13,12 @@ import (
 )
 
 const (
-	insertMediaSQL = `INSERT INTO media (origin, media_id, hash, size, content_type, file_name, uploader, created_ts, expires_ts)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9) ON CONFLICT (origin, media_id) DO NOTHING`
-	selectMediaSQL = `SELECT hash, size, content_type, file_name, uploader, expires_ts FROM media
+	insertMediaSQL = `INSERT INTO media (origin, media_id, hash, size, content_type, file_name, uploader, created_ts, used_ts, expires_ts)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $8, $9) ON CONFLICT (origin, media_id) DO NOTHING`
+	selectMediaSQL = `SELECT hash, size, content_type, file_name, uploader, expires_ts, used_ts FROM media
 		WHERE origin = $1 AND media_id = $2`
-	fillMediaSQL = `UPDATE media SET hash = $3, size = $4, content_type = $5, file_name = $6, expires_ts = 0
+	touchMediaSQL = `UPDATE media SET used_ts = $3 WHERE origin = $1 AND media_id = $2`
+	fillMediaSQL  = `UPDATE media SET hash = $3, size = $4, content_type = $5, file_name = $6, expires_ts = 0
 		WHERE origin = $1 AND media_id = $2 AND hash IS NULL`
 	countPendingSQL = `SELECT COUNT(*) FROM media WHERE uploader = $1 AND expires_ts > $2`
 )
@@ -32,6 +33,7 @@ type media struct {
 	fileName    string
 	uploader    id.User
 	expires     int64 // ms
+	used        int64 // ms
 }
 
 // get reads a row; nil where there is none, or where its time to be uploaded
@@ -39,7 +41,7 @@ type media struct {
 func (s *Server) get(ctx context.Context, q sqldb.Querier, origin id.Server, mediaID string) (*media, error) {
 	m := media{origin: origin, mediaID: mediaID}
 	err := q.QueryRow(ctx, selectMediaSQL, string(origin), mediaID).
-		Scan(&m.hash, &m.size, &m.contentType, &m.fileName, &m.uploader, &m.expires)
+		Scan(&m.hash, &m.size, &m.contentType, &m.fileName, &m.uploader, &m.expires, &m.used)
 	if errors.Is(err, sql.ErrNoRows) || (err == nil && m.expires > 0 && m.expires < s.Now().UnixMilli()) {
 		return nil, nil
 	}
@@ -47,6 +49,24 @@ func (s *Server) get(ctx context.Context, q sqldb.Querier, origin id.Server, med
 		return nil, fmt.Errorf("mediaapi: reading media: %w", err)
 	}
 	return &m, nil
+}
+
+// getRemote reads a row of another server's media, and notes that it is used; nil where there is
+// none.
+func (s *Server) getRemote(ctx context.Context, origin id.Server, mediaID string) (*media, error) {
+	m, err := s.get(ctx, s.DB, origin, mediaID)
+	now := s.Now().UnixMilli()
+	if err != nil || m == nil || m.used > now-usedPrecision.Milliseconds() {
+		return m, err
+	}
+	res, err := s.DB.Exec(ctx, touchMediaSQL, string(origin), mediaID, now)
+	if err != nil {
+		return nil, fmt.Errorf("mediaapi: noting that media is used: %w", err)
+	}
+	if n, err := res.RowsAffected(); err != nil || n == 0 {
+		return nil, err // it was removed just now
+	}
+	return m, nil
 }
 
 func (s *Server) insert(ctx context.Context, q sqldb.Querier, m media) error {

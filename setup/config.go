@@ -85,9 +85,10 @@ type WellKnown struct {
 
 // Media is about uploads and media of other servers.
 type Media struct {
-	MaxUpload       Bytes  `yaml:"max_upload" doc:"Largest upload, and largest file fetched from another server."`
-	Path            string `yaml:"path" doc:"Folder of media. Empty: media in data_dir."`
-	LegacyDownloads bool   `yaml:"legacy_downloads" doc:"Serve media without authentication too, for clients and servers from before spec v1.11."`
+	MaxUpload       Bytes    `yaml:"max_upload" doc:"Largest upload, and largest file fetched from another server."`
+	Path            string   `yaml:"path" doc:"Folder of media. Empty: media in data_dir."`
+	RemoteLifetime  Duration `yaml:"remote_lifetime" doc:"How long media of other servers is kept after somebody last looked at it; it is fetched again when it is wanted. 0: for ever."`
+	LegacyDownloads bool     `yaml:"legacy_downloads" doc:"Serve media without authentication too, for clients and servers from before spec v1.11."`
 }
 
 // RateLimits slows down who asks too much.
@@ -129,7 +130,7 @@ func Default() Config {
 		Accounts:        Accounts{AccessTokenLifetime: Duration(time.Hour)},
 		Rooms:           Rooms{DefaultVersion: "12"},
 		Federation:      Federation{VerifyTLS: true},
-		Media:           Media{MaxUpload: 50 << 20},
+		Media:           Media{MaxUpload: 50 << 20, RemoteLifetime: Duration(90 * 24 * time.Hour)},
 		RateLimits:      RateLimits{Enabled: true, Factor: 1},
 		TURN:            TURN{Lifetime: Duration(24 * time.Hour)},
 		Log:             Log{Level: "info", Format: "text"},

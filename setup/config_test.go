@@ -121,6 +121,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"no requests", "max_requests: 0", "", "max_requests"},
 		{"no tokens' life", "accounts: {access_token_lifetime: 0s}", "", "access_token_lifetime"},
 		{"no uploads", "media: {max_upload: 0}", "", "max_upload"},
+		{"media that is older than it is", "media: {remote_lifetime: -1h}", "", "remote_lifetime"},
 		{"no rate", "rate_limits: {factor: 0}", "", "factor"},
 	} {
 		t.Run(c.name, func(t *testing.T) {

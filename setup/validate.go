@@ -166,6 +166,9 @@ func (c *Config) validateRest(fail func(key, format string, args ...any)) {
 	if c.Media.MaxUpload < 1 {
 		fail("media.max_upload", "must be positive")
 	}
+	if c.Media.RemoteLifetime < 0 {
+		fail("media.remote_lifetime", "must not be negative")
+	}
 	if c.RateLimits.Factor <= 0 {
 		fail("rate_limits.factor", "must be positive")
 	}

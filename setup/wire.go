@@ -98,6 +98,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 			DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name, Dir: s.cfg.mediaPath(),
 			MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
 			LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep,
+			RemoteLifetime: time.Duration(s.cfg.Media.RemoteLifetime),
 		})
 		if err != nil {
 			return nil, err

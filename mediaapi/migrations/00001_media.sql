@@ -12,7 +12,9 @@ CREATE TABLE media (
     uploader     TEXT   NOT NULL, -- empty: remote
     created_ts   BIGINT NOT NULL,
     expires_ts   BIGINT NOT NULL, -- of an upload that has not come yet; 0: none
+    used_ts      BIGINT NOT NULL, -- of remote media: when somebody looked at it, to a day
     PRIMARY KEY (origin, media_id)
 );
 CREATE INDEX media_pending ON media (expires_ts) WHERE expires_ts > 0;
+CREATE INDEX media_unused ON media (used_ts) WHERE uploader = '';
 CREATE INDEX media_hash ON media (hash);
