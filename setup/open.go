@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"net"
 	"net/http"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -16,6 +17,7 @@ import (
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -27,6 +29,9 @@ const (
 	nodeCacheShare  = 60
 	nameCacheShare  = 60
 )
+
+// serverKeysFor is how long the keys of a server that cannot be reached are kept.
+const serverKeysFor = 365 * 24 * time.Hour
 
 // openDatabase opens the database and brings the shared tables up to date.
 func (s *Server) openDatabase(ctx context.Context) error {
@@ -72,6 +77,9 @@ func (s *Server) openFederation(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.upkeep.Add(upkeep.Task{Kind: "server_keys", Every: 24 * time.Hour, Run: func(ctx context.Context) (int64, error) {
+		return store.DeleteOld(ctx, s.opts.Now().Add(-serverKeysFor).UnixMilli())
+	}})
 	var notaries []keyring.Notary
 	for _, n := range f.TrustedNotaries {
 		notaries = append(notaries, keyring.Notary{Server: id.Server(n)})

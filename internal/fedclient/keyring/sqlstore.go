@@ -9,6 +9,7 @@ import (
 	"fmt"
 
 	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -103,4 +104,64 @@ func (s *SQLStore) Save(ctx context.Context, sk *ServerKeys) error {
 		}
 		return nil
 	})
+}
+
+const (
+	oldServers = `SELECT server_name FROM fedclient_servers WHERE server_name > $1 AND fetched_ts < $2 AND valid_until_ts < $2
+		ORDER BY server_name LIMIT $3`
+	deleteServer = `DELETE FROM fedclient_servers WHERE server_name = $1 AND fetched_ts < $2 AND valid_until_ts < $2`
+	deleteKeys   = `DELETE FROM fedclient_keys WHERE server_name = $1`
+)
+
+// DeleteOld forgets the keys of servers that were neither fetched nor valid since a time in
+// milliseconds: a server that is still there has been asked since. What it signed long ago can
+// then be verified only with a notary's help.
+func (s *SQLStore) DeleteOld(ctx context.Context, before int64) (int64, error) {
+	after := ""
+	return upkeep.Each(ctx, func() (int64, bool, error) {
+		names, err := s.listOld(ctx, after, before)
+		if err != nil || len(names) == 0 {
+			return 0, false, err
+		}
+		after = names[len(names)-1]
+		deleted := int64(0)
+		err = s.db.Update(ctx, func(tx *sqldb.Tx) error {
+			deleted = 0
+			for _, name := range names {
+				res, err := tx.Exec(ctx, deleteServer, name, before)
+				if err != nil {
+					return err
+				}
+				n, err := res.RowsAffected()
+				if err != nil {
+					return err
+				}
+				if n == 0 {
+					continue // it was fetched just now
+				}
+				deleted += n
+				if _, err := tx.Exec(ctx, deleteKeys, name); err != nil {
+					return err
+				}
+			}
+			return nil
+		})
+		return deleted, len(names) == upkeep.Batch, err
+	})
+}
+
+func (s *SQLStore) listOld(ctx context.Context, after string, before int64) (names []string, err error) {
+	rows, err := s.db.Query(ctx, oldServers, after, before, upkeep.Batch)
+	if err != nil {
+		return nil, err
+	}
+	defer func() { err = errors.Join(err, rows.Close()) }()
+	for rows.Next() {
+		var name string
+		if err := rows.Scan(&name); err != nil {
+			return nil, err
+		}
+		names = append(names, name)
+	}
+	return names, rows.Err()
 }
