@@ -77,6 +77,9 @@ func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incomin
 	if err := s.intern(ctx, events, func(int) bool { return true }); err != nil {
 		return err
 	}
+	if err := d.expect(ctx, events...); err != nil {
+		return err
+	}
 	for _, in := range list {
 		err := d.accept(ctx, in)
 		if err != nil && isInternal(err) {
@@ -93,6 +96,9 @@ func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incomin
 // accept does steps 7 to 13 for one event. The error says why it is dropped or
 // rejected; a soft failure is none.
 func (d *draft) accept(ctx context.Context, in *incoming) error {
+	if err := d.expect(ctx, in.ev); err != nil {
+		return err
+	}
 	known, done, err := d.known(ctx, in)
 	if done || err != nil {
 		return err

@@ -28,7 +28,9 @@ type draft struct {
 	byNID map[nid.Event]*eventstore.Event
 	// seen are stored events that were looked at: what of them can change, changes
 	// behind the room's fence.
-	seen    map[id.Event]*eventstore.Event
+	seen map[id.Event]*eventstore.Event
+	// coming is what is known of the events that are about to be received.
+	coming  map[id.Event]coming
 	tips    []*eventstore.Event // forward extremities, loaded
 	began   []*eventstore.Event // those that the draft began with
 	current statetree.Root      // the state resolved over them
@@ -45,6 +47,13 @@ type draft struct {
 	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error
 	// txns are the clients' transactions that made events.
 	txns []clientTxn
+}
+
+// coming is what is known of an event that is about to be received: not stored, referred to by events that
+// are, redacted by some.
+type coming struct {
+	absent, referred bool
+	redactions       []nid.Event
 }
 
 // addition is one event of a draft.
@@ -285,9 +294,8 @@ func (d *draft) isReferred(ctx context.Context, e *addition) (bool, error) {
 			return true, nil
 		}
 	}
-	missed, err := d.s.store.IsBackwardExtremity(ctx, d.room.NID, e.ID)
-	if err != nil || !missed {
-		return false, err
+	if !d.coming[e.ID].referred {
+		return false, nil
 	}
 	ends, err := d.s.store.BackwardExtremities(ctx, d.room.NID)
 	if err != nil {

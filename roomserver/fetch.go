@@ -82,7 +82,7 @@ func (p *plan) missingAuth(ctx context.Context, ev *event.Event) ([]id.Event, er
 			look = append(look, a)
 		}
 	}
-	return p.s.missing(ctx, look, 0)
+	return p.missing(ctx, look, 0)
 }
 
 // fetchOutliers fetches events one by one, and the auth events they need, at

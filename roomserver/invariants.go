@@ -143,12 +143,12 @@ func (v *verifier) graph(ctx context.Context, d *draft) error {
 			if err != nil {
 				return err
 			}
+			noted, err := v.s.store.BackwardAmong(ctx, d.room.NID, missing)
+			if err != nil {
+				return err
+			}
 			for _, m := range missing {
-				ok, err := v.s.store.IsBackwardExtremity(ctx, d.room.NID, m)
-				if err != nil {
-					return err
-				}
-				if !ok {
+				if !noted[m] {
 					v.broken("%s: %s, a parent of %s, is neither here nor a backward extremity", d.room.ID, m, e.ID)
 				}
 			}

@@ -160,6 +160,9 @@ func (s *Server) enterRoom(ctx context.Context, roomID id.Room, origin id.Server
 // enter makes a join the beginning of what we know of a room. If we were in the room
 // before, what was then stays as history.
 func (d *draft) enter(ctx context.Context, in *incoming, state []statetree.Change) error {
+	if err := d.expect(ctx, in.ev); err != nil {
+		return err
+	}
 	known, _, err := d.known(ctx, in)
 	if err != nil {
 		return err

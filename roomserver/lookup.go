@@ -42,7 +42,7 @@ func rejectedFlag(e *eventstore.Event) bool { return e.Flags&eventstore.Rejected
 func (d *draft) eventsByID(ctx context.Context, list []id.Event) ([]*eventstore.Event, error) {
 	var rest []id.Event
 	for _, e := range list {
-		if d.byID[e] == nil && d.seen[e] == nil {
+		if d.byID[e] == nil && d.seen[e] == nil && !d.coming[e].absent {
 			rest = append(rest, e)
 		}
 	}
@@ -66,6 +66,55 @@ func (d *draft) eventsByID(ctx context.Context, list []id.Event) ([]*eventstore.
 		}
 	}
 	return out, nil
+}
+
+// expect reads at once what receiving some events will ask for.
+func (d *draft) expect(ctx context.Context, events ...*event.Event) error {
+	var fresh []*event.Event
+	var ids []id.Event
+	for _, ev := range events {
+		if _, ok := d.coming[ev.ID]; !ok {
+			fresh, ids = append(fresh, ev), append(ids, ev.ID)
+		}
+	}
+	if len(fresh) == 0 {
+		return nil
+	}
+	if _, err := d.eventsByID(ctx, mentioned(fresh)); err != nil {
+		return err
+	}
+	referred, err := d.s.store.BackwardAmong(ctx, d.room.NID, ids)
+	if err != nil {
+		return fmt.Errorf("backward extremities: %w", err)
+	}
+	redactions, err := d.s.store.PendingRedactions(ctx, ids)
+	if err != nil {
+		return fmt.Errorf("pending redactions: %w", err)
+	}
+	if d.coming == nil {
+		d.coming = make(map[id.Event]coming, len(ids))
+	}
+	for _, i := range ids {
+		d.coming[i] = coming{absent: d.seen[i] == nil, referred: referred[i], redactions: redactions[i]}
+	}
+	return nil
+}
+
+// mentioned lists events and those that they refer to, each once.
+func mentioned(events []*event.Event) []id.Event {
+	var out []id.Event
+	seen := make(map[id.Event]bool)
+	for _, ev := range events {
+		for _, list := range [][]id.Event{{ev.ID}, ev.PrevEvents, ev.AuthEvents} {
+			for _, i := range list {
+				if !seen[i] {
+					seen[i] = true
+					out = append(out, i)
+				}
+			}
+		}
+	}
+	return out
 }
 
 // events gives events by number, in the order of the list.
@@ -219,10 +268,6 @@ func (d *draft) pendingRedactions(ctx context.Context, target id.Event) ([]*even
 			out = append(out, a.Event)
 		}
 	}
-	nids, err := d.s.store.PendingRedactions(ctx, target)
-	if err != nil || len(nids) == 0 {
-		return out, err
-	}
-	stored, err := d.s.store.Events(ctx, nids)
+	stored, err := d.s.store.Events(ctx, d.coming[target].redactions)
 	return append(out, stored...), err
 }

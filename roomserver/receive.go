@@ -119,6 +119,12 @@ func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Ev
 		return errs
 	}
 	p := &plan{s: s, room: room, origin: origin, has: make(map[id.Event]bool)}
+	if p.stored, err = s.eventsByID(ctx, mentioned(events)); err != nil {
+		for _, ev := range events {
+			fail(ev, err)
+		}
+		return errs
+	}
 	for i, err := range s.checkSignatures(ctx, events) {
 		ev := events[i]
 		if err == nil {
@@ -147,6 +153,8 @@ type plan struct {
 	origin id.Server
 	list   []*incoming
 	has    map[id.Event]bool
+	// stored are events that were found in the store, outliers among them: what is there stays.
+	stored map[id.Event]*eventstore.Event
 	// unreached is set when a request for what an event lacks got no answer.
 	unreached atomic.Bool
 }
@@ -161,11 +169,7 @@ func (p *plan) asked(err error) {
 // gather does steps 4 to 6 for an event and puts it into the plan, with the events
 // before it that it needed.
 func (p *plan) gather(ctx context.Context, in *incoming) error {
-	known, err := p.s.eventsByID(ctx, []id.Event{in.ev.ID})
-	if err != nil {
-		return err
-	}
-	if e := known[in.ev.ID]; e != nil && e.Flags&eventstore.Outlier == 0 {
+	if e := p.stored[in.ev.ID]; e != nil && e.Flags&eventstore.Outlier == 0 {
 		p.put(in) // accept tells what became of it
 		return nil
 	}
@@ -236,7 +240,15 @@ func (p *plan) missingPrevs(ctx context.Context, ev *event.Event) ([]id.Event, e
 			look = append(look, prev)
 		}
 	}
-	return p.s.missing(ctx, look, eventstore.Outlier)
+	return p.missing(ctx, look, eventstore.Outlier)
+}
+
+// missing is Server.missing, with a look at what was found before.
+func (p *plan) missing(ctx context.Context, ids []id.Event, except eventstore.Flags) ([]id.Event, error) {
+	return p.s.missing(ctx, slices.DeleteFunc(ids, func(i id.Event) bool {
+		e := p.stored[i]
+		return e != nil && e.Flags&except == 0
+	}), except)
 }
 
 // missing gives those events that are not stored, or stored with one of the flags.

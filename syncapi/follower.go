@@ -68,6 +68,8 @@ type derived struct {
 	read    map[unreadKey]bool
 	lowered map[unreadKey]unreadCount
 	unread  map[unreadKey]unreadChange
+	// rooms are those that a rule asked about, as they are now.
+	rooms map[nid.Room]*eventstore.Room
 }
 
 func (d *derived) empty() bool {

@@ -118,7 +118,7 @@ func (f *follower) notify(ctx context.Context, e *eventstore.Event, d *derived) 
 	if len(members) == 0 {
 		return nil
 	}
-	judged, thread := f.s.judgedEvent(ctx, e), ""
+	judged, thread := f.s.judgedEvent(ctx, e, d), ""
 	for _, m := range members {
 		if m.User == e.Sender {
 			if thread, err = f.sent(ctx, e, m, d, thread); err != nil {
@@ -164,10 +164,11 @@ func (f *follower) judgeFor(ctx context.Context, e *eventstore.Event, room *resi
 	if e.RedactedBy != 0 || m.User == e.Sender {
 		return "", o, nil
 	}
-	if o, err = f.outcome(ctx, f.s.judgedEvent(ctx, e), room, m); err != nil || !o.Notify {
+	d := new(derived)
+	if o, err = f.outcome(ctx, f.s.judgedEvent(ctx, e, d), room, m); err != nil || !o.Notify {
 		return "", o, err
 	}
-	thread, err = f.thread(ctx, e, new(derived), "")
+	thread, err = f.thread(ctx, e, d, "")
 	return thread, o, err
 }
 
@@ -224,12 +225,12 @@ type judgedEvent struct {
 	err error
 }
 
-func (s *Server) judgedEvent(ctx context.Context, e *eventstore.Event) *judgedEvent {
+func (s *Server) judgedEvent(ctx context.Context, e *eventstore.Event, d *derived) *judgedEvent {
 	j := &judgedEvent{}
 	var room *eventstore.Room // read when a rule asks
 	load := func() bool {
 		if room == nil && j.err == nil {
-			room, j.err = s.events.RoomByNID(ctx, e.RoomNID)
+			room, j.err = s.roomOf(ctx, e.RoomNID, d)
 		}
 		return j.err == nil
 	}
@@ -248,6 +249,22 @@ func (s *Server) judgedEvent(ctx context.Context, e *eventstore.Event) *judgedEv
 			return levels != nil && levels.User(e.Sender) >= levels.Notification(key)
 		}}
 	return j
+}
+
+// roomOf reads the row of a room, once for all events that are judged together.
+func (s *Server) roomOf(ctx context.Context, n nid.Room, d *derived) (*eventstore.Room, error) {
+	if room := d.rooms[n]; room != nil {
+		return room, nil
+	}
+	room, err := s.events.RoomByNID(ctx, n)
+	if err != nil {
+		return nil, err
+	}
+	if d.rooms == nil {
+		d.rooms = make(map[nid.Room]*eventstore.Room)
+	}
+	d.rooms[n] = room
+	return room, nil
 }
 
 // powerLevels gives the power levels of a room, nil where there is no room.
@@ -283,7 +300,7 @@ func (f *follower) uncount(ctx context.Context, e *eventstore.Event, d *derived)
 	}
 	was := *e
 	was.Event = whole[0]
-	judged := f.s.judgedEvent(ctx, &was)
+	judged := f.s.judgedEvent(ctx, &was, d)
 	thread, err := f.thread(ctx, &was, d, "")
 	if err != nil {
 		return err

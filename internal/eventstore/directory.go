@@ -184,7 +184,7 @@ const (
 	inviteSQL   = `SELECT state FROM invite_state WHERE room_nid = $1 AND user_nid = $2`
 	backwardSQL = `SELECT b.missing, b.event_nid, e.depth FROM backward_extremities b JOIN events e ON e.event_nid = b.event_nid
 		WHERE b.room_nid = $1 ORDER BY e.depth DESC, b.missing LIMIT $2`
-	isBackwardSQL = `SELECT COUNT(*) FROM backward_extremities WHERE room_nid = $1 AND missing = $2`
+	amongBackwardSQL = `SELECT DISTINCT missing FROM backward_extremities WHERE room_nid = $1 AND missing IN `
 )
 
 // InviteState gives the stripped state that came with a user's invite or knock, nil
@@ -237,12 +237,26 @@ func (r *Reader) BackwardExtremities(ctx context.Context, room nid.Room) ([]Back
 	return out, err
 }
 
-// IsBackwardExtremity tells whether an event that is not here is named as a parent
-// by one that is.
-func (r *Reader) IsBackwardExtremity(ctx context.Context, room nid.Room, event id.Event) (bool, error) {
-	var n int64
-	if err := r.q.QueryRow(ctx, isBackwardSQL, int64(room), EncodeEventID(event)).Scan(&n); err != nil {
-		return false, fmt.Errorf("eventstore: backward extremity: %w", err)
+// BackwardAmong gives those of some events that are not here and that events here name as
+// parents.
+func (r *Reader) BackwardAmong(ctx context.Context, room nid.Room, events []id.Event) (map[id.Event]bool, error) {
+	out := make(map[id.Event]bool)
+	err := r.chunked(ctx, amongBackwardSQL, []any{int64(room)}, encodedIDs(events), func(row func(...any) error) error {
+		var missing []byte
+		if err := row(&missing); err != nil {
+			return err
+		}
+		e, err := DecodeEventID(missing)
+		out[e] = true
+		return err
+	})
+	return out, err
+}
+
+func encodedIDs(events []id.Event) []any {
+	out := make([]any, len(events))
+	for i, e := range events {
+		out[i] = EncodeEventID(e)
 	}
-	return n > 0, nil
+	return out
 }

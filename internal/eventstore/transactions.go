@@ -7,6 +7,7 @@ import (
 	"encoding/binary"
 	"errors"
 	"fmt"
+	"slices"
 
 	"weft/internal/nid"
 	"weft/matrix/id"
@@ -20,7 +21,7 @@ const (
 	stagedSQL      = `SELECT seq, room_nid, origin, event_id, received, json FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
 	stagedCountSQL = `SELECT COUNT(*) FROM inbound_events WHERE room_nid = $1`
-	pendingSQL     = `SELECT redaction_nid FROM pending_redactions WHERE target = $1 ORDER BY redaction_nid`
+	pendingSQL     = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
 )
 
 // TxnIDs gives the transaction IDs with which a user's device sent events, of which the user is
@@ -124,7 +125,22 @@ func (r *Reader) StagedEvents(ctx context.Context, room nid.Room, after int64, l
 	return out, err
 }
 
-// PendingRedactions gives the redactions that came before their target.
-func (r *Reader) PendingRedactions(ctx context.Context, target id.Event) ([]nid.Event, error) {
-	return numbers[nid.Event](ctx, r, pendingSQL, EncodeEventID(target))
+// PendingRedactions gives the redactions that came before their targets, for each of these in
+// the order of their numbers.
+func (r *Reader) PendingRedactions(ctx context.Context, targets []id.Event) (map[id.Event][]nid.Event, error) {
+	out := make(map[id.Event][]nid.Event)
+	err := r.chunked(ctx, pendingSQL, nil, encodedIDs(targets), func(row func(...any) error) error {
+		var stored []byte
+		var n nid.Event
+		if err := row(&stored, &n); err != nil {
+			return err
+		}
+		target, err := DecodeEventID(stored)
+		out[target] = append(out[target], n)
+		return err
+	})
+	for _, list := range out {
+		slices.Sort(list)
+	}
+	return out, err
 }

@@ -47,6 +47,7 @@ const (
 	TypeRedaction         Type = 21
 	TypeReaction          Type = 22
 	TypeSticker           Type = 23
+	TypePolicy            Type = 24
 )
 
 // FirstFreeType is the first number that an event type outside FixedTypes gets.
@@ -82,6 +83,7 @@ func FixedTypes() map[Type]string {
 		TypeRedaction:         "m.room.redaction",
 		TypeReaction:          "m.reaction",
 		TypeSticker:           "m.sticker",
+		TypePolicy:            "m.room.policy",
 	}
 }
 

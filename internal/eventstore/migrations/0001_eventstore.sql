@@ -205,4 +205,5 @@ INSERT INTO event_types (type_nid, type) VALUES
     (20, CAST('m.room.encrypted' AS BYTEA)),
     (21, CAST('m.room.redaction' AS BYTEA)),
     (22, CAST('m.reaction' AS BYTEA)),
-    (23, CAST('m.sticker' AS BYTEA));
+    (23, CAST('m.sticker' AS BYTEA)),
+    (24, CAST('m.room.policy' AS BYTEA));
