@@ -463,11 +463,12 @@ func (s *Server) stage(ctx context.Context, origin id.Server, txnID string, answ
 	})
 }
 
-func (s *Server) unstage(ctx context.Context, seqs []int64) error {
-	if len(seqs) == 0 {
+// unstage drops what is processed of staged rows, and keeps the events that they still have.
+func (s *Server) unstage(ctx context.Context, left []eventstore.Staged) error {
+	if len(left) == 0 {
 		return nil
 	}
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error { return s.writer.Unstage(ctx, tx, seqs) })
+	return s.group.Update(ctx, func(tx *sqldb.Tx) error { return s.writer.Unstage(ctx, tx, left) })
 }
 
 func (s *Server) setAnswer(ctx context.Context, origin id.Server, txnID string, answer []byte) error {

@@ -23,7 +23,8 @@ import (
 )
 
 const (
-	// inboundBatch is how many events of a room are received together.
+	// inboundBatch is how many events of a room are received together, or more if they came
+	// together.
 	inboundBatch = 50
 	// adoptEvery is how often staged events that nobody processes are looked for, and
 	// adoptAfter how old they must be: their node has died, or failed at them, or a
@@ -264,47 +265,63 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 	defer cancel()
 	var events []*event.Event
 	for _, row := range rows {
-		ev, err := in.parsed(room, row)
-		if err != nil {
-			in.s.log.WithError(err).WithField("event", row.EventID).Warn("a staged event is not valid")
-			continue
-		}
-		events = append(events, ev)
-	}
-	errs := in.s.input(ctx, rows[0].Origin, events, inputPushed)
-	done := make([]int64, 0, len(rows))
-	for _, row := range rows {
-		err := errs[row.EventID]
-		if err != nil && (isInternal(err) || isLater(err)) {
-			log := in.s.log.WithError(err).WithField("event", row.EventID)
-			if isLater(err) {
-				log.Info("an event waits for a server that cannot be reached")
-				errs[row.EventID] = nil // it is safe, and not refused
-			} else {
-				log.Error("an event could not be processed")
-			}
-			if row.Received > in.s.now()-stagedFor.Milliseconds() {
+		for _, e := range row.Events {
+			ev, err := in.parsed(room, e)
+			if err != nil {
+				in.s.log.WithError(err).WithField("event", e.ID).Warn("a staged event is not valid")
 				continue
 			}
+			events = append(events, ev)
 		}
-		done = append(done, row.Seq)
 	}
-	err := in.s.unstage(context.WithoutCancel(ctx), done)
+	errs := in.s.input(ctx, rows[0].Origin, events, inputPushed)
+	var left []eventstore.Staged // what is to be changed: rows with the events that stay
 	for _, row := range rows {
-		in.finish(row.EventID, errs[row.EventID])
+		stay := row
+		stay.Events = nil
+		for _, e := range row.Events {
+			if in.waits(e.ID, errs, row.Received) {
+				stay.Events = append(stay.Events, e)
+			}
+		}
+		if len(stay.Events) < len(row.Events) {
+			left = append(left, stay)
+		}
+	}
+	err := in.s.unstage(context.WithoutCancel(ctx), left)
+	for _, row := range rows {
+		for _, e := range row.Events {
+			in.finish(e.ID, errs[e.ID])
+		}
 	}
 	return err
 }
 
+// waits tells whether an event is to be tried again.
+func (in *inbound) waits(ev id.Event, errs map[id.Event]error, received int64) bool {
+	err := errs[ev]
+	if err == nil || !isInternal(err) && !isLater(err) {
+		return false
+	}
+	log := in.s.log.WithError(err).WithField("event", ev)
+	if isLater(err) {
+		log.Info("an event waits for a server that cannot be reached")
+		errs[ev] = nil // it is safe, and not refused
+	} else {
+		log.Error("an event could not be processed")
+	}
+	return received > in.s.now()-stagedFor.Milliseconds()
+}
+
 // parsed gives a staged event, as it was parsed at the door or anew.
-func (in *inbound) parsed(room *eventstore.Room, row eventstore.Staged) (*event.Event, error) {
+func (in *inbound) parsed(room *eventstore.Room, e eventstore.StagedEvent) (*event.Event, error) {
 	in.mu.Lock()
-	list := in.waiters[row.EventID]
+	list := in.waiters[e.ID]
 	in.mu.Unlock()
 	if len(list) > 0 {
 		return list[0].ev, nil
 	}
-	return event.Parse(row.JSON, room.Rules)
+	return event.Parse(e.JSON, room.Rules)
 }
 
 // ReceiveTransaction implements api.Federation. When it returns, the events are stored,
@@ -432,9 +449,15 @@ func (t *transaction) stage(ctx context.Context, txnID string) error {
 		return fmt.Errorf("roomserver: transaction: %w", err)
 	}
 	now := t.s.now()
-	rows := make([]eventstore.Staged, len(t.list))
-	for i, ev := range t.list {
-		rows[i] = eventstore.Staged{Room: t.rooms[ev.RoomID].NID, Origin: t.origin, EventID: ev.ID, Received: now, JSON: ev.JSON()}
+	var rows []eventstore.Staged
+	of := make(map[id.Room]int)
+	for _, ev := range t.list {
+		at, ok := of[ev.RoomID]
+		if !ok {
+			at, of[ev.RoomID] = len(rows), len(rows)
+			rows = append(rows, eventstore.Staged{Room: t.rooms[ev.RoomID].NID, Origin: t.origin, Received: now})
+		}
+		rows[at].Events = append(rows[at].Events, eventstore.StagedEvent{ID: ev.ID, JSON: ev.JSON()})
 	}
 	return t.s.stage(ctx, t.origin, txnID, answer, rows)
 }

@@ -18,9 +18,9 @@ const (
 	txnSQL    = `SELECT event_nid FROM client_txns WHERE txn_key = $1`
 
 	inboundTxnSQL  = `SELECT response FROM inbound_txns WHERE origin = $1 AND txn_id = $2`
-	stagedSQL      = `SELECT seq, room_nid, origin, event_id, received, json FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
+	stagedSQL      = `SELECT seq, room_nid, origin, received, data FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
-	stagedCountSQL = `SELECT COUNT(*) FROM inbound_events WHERE room_nid = $1`
+	stagedCountSQL = `SELECT COALESCE(SUM(events), 0) FROM inbound_events WHERE room_nid = $1`
 	pendingSQL     = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
 )
 
@@ -104,25 +104,78 @@ func (r *Reader) StagedCount(ctx context.Context, room nid.Room) (int64, error) 
 	return n, nil
 }
 
+// errEnough ends the reading of rows.
+var errEnough = errors.New("eventstore: enough rows")
+
 // StagedEvents lists events of a room that wait, in the order of their arrival, beginning
-// after a sequence number.
+// after a sequence number: at least as many as limit says, if there are, and all that came with
+// the last one.
 func (r *Reader) StagedEvents(ctx context.Context, room nid.Room, after int64, limit int) ([]Staged, error) {
 	var out []Staged
+	events := 0
 	err := r.rows(ctx, stagedSQL, []any{int64(room), after, limit}, func(row func(...any) error) error {
 		var s Staged
-		var eventID, stored []byte
-		if err := row(&s.Seq, &s.Room, &s.Origin, &eventID, &s.Received, &stored); err != nil {
+		var data []byte
+		if err := row(&s.Seq, &s.Room, &s.Origin, &s.Received, &data); err != nil {
 			return err
 		}
 		var err error
-		if s.EventID, err = DecodeEventID(eventID); err != nil {
+		if s.Events, err = r.codec.decodeStaged(data); err != nil {
 			return err
 		}
-		s.JSON, err = r.codec.Decode(stored)
 		out = append(out, s)
-		return err
+		if events += len(s.Events); events >= limit {
+			return errEnough
+		}
+		return nil
 	})
+	if errors.Is(err, errEnough) {
+		err = nil
+	}
 	return out, err
+}
+
+// EncodeStaged gives the stored form of events that wait: for each the length of its ID, its ID, the
+// length of its JSON, its JSON, both as they are stored elsewhere.
+func (c *Codec) EncodeStaged(events []StagedEvent) []byte {
+	var out []byte
+	put := func(b []byte) { out = append(binary.AppendUvarint(out, uint64(len(b))), b...) }
+	for _, e := range events {
+		put(EncodeEventID(e.ID))
+		put(c.Encode(e.JSON))
+	}
+	return out
+}
+
+func (c *Codec) decodeStaged(data []byte) ([]StagedEvent, error) {
+	var out []StagedEvent
+	take := func() ([]byte, error) {
+		n, size := binary.Uvarint(data)
+		if size <= 0 || n > uint64(len(data)-size) {
+			return nil, errors.New("eventstore: staged events are cut off")
+		}
+		part := data[size : size+int(n)]
+		data = data[size+int(n):]
+		return part, nil
+	}
+	for len(data) > 0 {
+		var e StagedEvent
+		part, err := take()
+		if err != nil {
+			return nil, err
+		}
+		if e.ID, err = DecodeEventID(part); err != nil {
+			return nil, err
+		}
+		if part, err = take(); err != nil {
+			return nil, err
+		}
+		if e.JSON, err = c.Decode(part); err != nil {
+			return nil, err
+		}
+		out = append(out, e)
+	}
+	return out, nil
 }
 
 // PendingRedactions gives the redactions that came before their targets, for each of these in

@@ -81,37 +81,64 @@ func TestStaging(t *testing.T) {
 			t.Helper()
 			w.update(func(ctx context.Context, tx *sqldb.Tx) error { return w.w.Stage(ctx, tx, list) })
 		}
-		one := eventstore.Staged{Room: a.nid, Origin: "away", EventID: "$1:away", Received: 5, JSON: []byte(`{"a":1}`)}
-		two, three := one, one
-		two.EventID, three.EventID, three.Room = "$2:away", "$3:away", b.nid
-		stage(one, two)
-		stage(two, three, one)
+		staged := func(events ...id.Event) eventstore.Staged {
+			out := eventstore.Staged{Room: a.nid, Origin: "away", Received: 5}
+			for _, e := range events {
+				out.Events = append(out.Events, eventstore.StagedEvent{ID: e, JSON: []byte(`{"a":"` + string(e) + `"}`)})
+			}
+			return out
+		}
+		other := staged("$4:away")
+		other.Room = b.nid
+		stage(staged("$1:away", "$2:away"), other)
+		stage(staged("$3:away"), staged("$1:away"))
 		stage()
 		rooms, err := w.r.StagedRooms(w.ctx())
 		w.ok(err)
 		if !slices.Equal(rooms, []nid.Room{a.nid, b.nid}) {
 			t.Errorf("rooms %v", rooms)
 		}
-		if n, err := w.r.StagedCount(w.ctx(), a.nid); n != 2 || err != nil {
-			t.Errorf("%d wait (%v)", n, err)
+		waiting := func(want int64) {
+			t.Helper()
+			if n, err := w.r.StagedCount(w.ctx(), a.nid); n != want || err != nil {
+				t.Errorf("%d wait (%v), want %d", n, err, want)
+			}
 		}
-		got, err := w.r.StagedEvents(w.ctx(), a.nid, 0, 10)
-		w.ok(err)
-		if len(got) != 2 || got[0].EventID != "$1:away" || got[1].EventID != "$2:away" || string(got[0].JSON) != `{"a":1}` ||
-			got[0].Origin != "away" || got[0].Received != 5 || got[0].Seq >= got[1].Seq {
-			t.Fatalf("staged %+v", got)
+		waiting(4)
+		list := func(after int64, limit int, want string) []eventstore.Staged {
+			t.Helper()
+			got, err := w.r.StagedEvents(w.ctx(), a.nid, after, limit)
+			w.ok(err)
+			text, last := "", after
+			for _, s := range got {
+				if s.Seq <= last || s.Origin != "away" || s.Received != 5 || s.Room != a.nid {
+					t.Errorf("staged %+v after %d", s, last)
+				}
+				last = s.Seq
+				for _, e := range s.Events {
+					text += string(e.ID[1])
+					if string(e.JSON) != `{"a":"`+string(e.ID)+`"}` {
+						t.Errorf("%s is %s", e.ID, e.JSON)
+					}
+				}
+				text += " "
+			}
+			if text != want {
+				t.Errorf("staged are %q, want %q", text, want)
+			}
+			return got
 		}
-		next, err := w.r.StagedEvents(w.ctx(), a.nid, got[0].Seq, 10)
-		w.ok(err)
-		if len(next) != 1 || next[0].Seq != got[1].Seq {
-			t.Errorf("after the first: %+v", next)
-		}
+		got := list(0, 10, "12 3 1 ")
+		list(0, 1, "12 ")
+		list(0, 3, "12 3 ")
+		list(got[0].Seq, 10, "3 1 ")
+		first, second := got[0], got[1]
+		first.Events, second.Events = first.Events[1:], nil
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			return w.w.Unstage(ctx, tx, []int64{got[0].Seq, got[1].Seq})
+			return w.w.Unstage(ctx, tx, []eventstore.Staged{first, second})
 		})
-		if n, err := w.r.StagedCount(w.ctx(), a.nid); n != 0 || err != nil {
-			t.Errorf("%d wait (%v)", n, err)
-		}
+		list(0, 10, "2 1 ")
+		waiting(2)
 	})
 }
 

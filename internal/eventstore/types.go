@@ -211,14 +211,19 @@ type AuthEdge struct {
 	Rejected bool
 }
 
-// Staged is an event of another server that waits to be processed.
+// Staged are events of one room that another server sent together and that wait to be processed.
 type Staged struct {
 	Seq      int64
 	Room     nid.Room
 	Origin   id.Server
-	EventID  id.Event
 	Received int64 // milliseconds
-	JSON     []byte
+	Events   []StagedEvent
+}
+
+// StagedEvent is one of them.
+type StagedEvent struct {
+	ID   id.Event
+	JSON []byte
 }
 
 // missing reports a number that leads nowhere: the store is inconsistent, or a

@@ -168,14 +168,14 @@ CREATE TABLE inbound_txns (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX inbound_txns_received ON inbound_txns (received);
 
--- Events of such transactions that are not processed yet.
+-- Events of such transactions that are not processed yet: a row for each room.
 CREATE TABLE inbound_events (
     seq      BIGINT PRIMARY KEY,
-    room_nid BIGINT NOT NULL,
     received BIGINT NOT NULL,
+    room_nid INTEGER NOT NULL,
+    events   INTEGER NOT NULL, -- how many
     origin   TEXT NOT NULL,
-    event_id BYTEA NOT NULL UNIQUE,
-    json     BYTEA NOT NULL
+    data     BYTEA NOT NULL
 );
 CREATE INDEX inbound_events_room ON inbound_events (room_nid, seq);
 

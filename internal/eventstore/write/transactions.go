@@ -64,8 +64,8 @@ func (w *Writer) DeleteTxns(ctx context.Context, before int64) (int64, error) {
 }
 
 const (
-	stageSQL  = `INSERT INTO inbound_events (seq, room_nid, received, origin, event_id, json) VALUES `
-	stageTail = ` ON CONFLICT (event_id) DO NOTHING`
+	stageSQL   = `INSERT INTO inbound_events (seq, room_nid, received, origin, events, data) VALUES `
+	restageSQL = `UPDATE inbound_events SET events = $2, data = $3 WHERE seq = $1`
 
 	unstageSQL          = `DELETE FROM inbound_events WHERE seq IN `
 	putInboundTxnSQL    = `INSERT INTO inbound_txns (origin, txn_id, received, response) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING`
@@ -73,33 +73,39 @@ const (
 		(SELECT origin, txn_id FROM inbound_txns WHERE received < $1 ORDER BY received LIMIT $2)`
 )
 
-// Stage stores events of another server to be processed later. Their Seq is given
-// here. An event that waits already is not stored again.
-func (w *Writer) Stage(ctx context.Context, tx *sqldb.Tx, events []eventstore.Staged) error {
-	if len(events) == 0 {
+// Stage stores events of another server to be processed later. Their Seq is given here.
+func (w *Writer) Stage(ctx context.Context, tx *sqldb.Tx, staged []eventstore.Staged) error {
+	if len(staged) == 0 {
 		return nil
 	}
-	first, err := reserve(ctx, tx, "inbound", int64(len(events)))
+	first, err := reserve(ctx, tx, "inbound", int64(len(staged)))
 	if err != nil {
 		return err
 	}
-	rows := make([][]any, len(events))
-	for i, e := range events {
-		rows[i] = []any{first + int64(i), int64(e.Room), e.Received, string(e.Origin), eventstore.EncodeEventID(e.EventID), w.codec.Encode(e.JSON)}
+	rows := make([][]any, len(staged))
+	for i, s := range staged {
+		rows[i] = []any{first + int64(i), int64(s.Room), s.Received, string(s.Origin), len(s.Events), w.codec.EncodeStaged(s.Events)}
 	}
-	if err := sqldb.Insert(ctx, tx, stageSQL, rows, stageTail); err != nil {
-		return fmt.Errorf("eventstore: staging %d events: %w", len(events), err)
+	if err := sqldb.Insert(ctx, tx, stageSQL, rows, ""); err != nil {
+		return fmt.Errorf("eventstore: staging events: %w", err)
 	}
 	return nil
 }
 
-// Unstage drops staged events that are processed.
-func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, seqs []int64) error {
-	list := make([]any, len(seqs))
-	for i, s := range seqs {
-		list[i] = s
+// Unstage drops staged events that are processed: of each of some rows, all but the events that it
+// still has.
+func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, left []eventstore.Staged) error {
+	var done []any
+	for _, s := range left {
+		if len(s.Events) == 0 {
+			done = append(done, s.Seq)
+			continue
+		}
+		if _, err := tx.Exec(ctx, restageSQL, s.Seq, len(s.Events), w.codec.EncodeStaged(s.Events)); err != nil {
+			return fmt.Errorf("eventstore: staged events: %w", err)
+		}
 	}
-	if err := execIn(ctx, tx, unstageSQL, nil, list); err != nil {
+	if err := execIn(ctx, tx, unstageSQL, nil, done); err != nil {
 		return fmt.Errorf("eventstore: staged events: %w", err)
 	}
 	return nil
