@@ -95,6 +95,7 @@ type outbound struct {
 	limits Limits
 	store  outStore
 	wake   chan struct{} // the stream may have moved
+	routes *routes       // of what is followed
 
 	sending, retrying chan struct{} // tokens
 
@@ -109,7 +110,7 @@ type outbound struct {
 func newOutbound(ctx context.Context, cfg *Config) (*outbound, error) {
 	o := &outbound{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), store: outStore{cfg.DB, cfg.Limits.withDefaults().DurableEDUs},
-		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{},
+		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{}, routes: newRoutes(cfg.Events, cfg.ServerName, ""),
 	}
 	o.sending = make(chan struct{}, o.limits.Sending)
 	o.retrying = make(chan struct{}, o.limits.Retrying)
@@ -281,7 +282,7 @@ func (o *outbound) handOut(ctx context.Context, rows []eventstore.StreamRow, to 
 	if err != nil {
 		return err
 	}
-	list, err := newRoutes(o.cfg.Events, o.cfg.ServerName, "").page(ctx, events)
+	list, err := o.routes.page(ctx, events)
 	if err != nil {
 		return err
 	}

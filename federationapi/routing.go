@@ -3,6 +3,7 @@ package federationapi
 import (
 	"context"
 	"math"
+	"slices"
 
 	"weft/internal/eventstore"
 	"weft/internal/nid"
@@ -25,16 +26,22 @@ type routes struct {
 	// only, where not empty, is the one destination that is of interest.
 	only  id.Server
 	rooms map[nid.Room]*roomServers
+	held  int // rooms and servers in rooms
 }
 
 // roomServers is what is known of a room from a stream position on.
 type roomServers struct {
-	// current are the other servers with a joined member now. The slice is
+	at int64
+	// current are the other servers with a joined member when the room was read, since when nobody
+	// has moved but those in moved. The slice is
 	// shared by the events of the room.
 	current []id.Server
 	// moved are other servers' members whose membership has changed since.
 	moved []eventstore.Member
 }
+
+// maxHeld bounds the rooms that are remembered, and the servers in them.
+const maxHeld = 200_000
 
 // maxMoved bounds the members of a room that are looked up at each event. Where
 // more have changed, all that are there now or have left get the events.
@@ -67,56 +74,89 @@ func (r *routes) page(ctx context.Context, events []*eventstore.Event) ([]routed
 	return out, nil
 }
 
-// load reads the rooms that are met for the first time. The servers are read
-// before the moved members: who leaves in between is found among the latter.
+// load brings what is known of the events' rooms up to date. A room whose members of other servers have not
+// moved since it was read stays as it is.
 func (r *routes) load(ctx context.Context, events []*eventstore.Event) error {
-	var fresh []nid.Room
-	from := int64(math.MaxInt64)
+	if len(events) == 0 {
+		return nil
+	}
+	if r.held > maxHeld {
+		clear(r.rooms)
+		r.held = 0
+	}
+	from := events[0].StreamPos - 1
+	low := from
+	var known, stale []nid.Room
+	seen := make(map[nid.Room]bool)
 	for _, e := range events {
-		if r.rooms[e.RoomNID] != nil {
+		if seen[e.RoomNID] {
 			continue
 		}
-		from = min(from, e.StreamPos-1)
-		fresh = append(fresh, e.RoomNID)
-		rs := &roomServers{}
-		r.rooms[e.RoomNID] = rs
-		all, err := r.servers(ctx, e.RoomNID)
-		if err != nil {
-			return err
+		seen[e.RoomNID] = true
+		if rs := r.rooms[e.RoomNID]; rs != nil {
+			known, low = append(known, e.RoomNID), min(low, rs.at)
+		} else {
+			stale = append(stale, e.RoomNID)
 		}
-		for _, s := range all {
+	}
+	moved, err := r.movedSince(ctx, known, low)
+	if err != nil {
+		return err
+	}
+	for _, room := range known {
+		rs := r.rooms[room]
+		if slices.ContainsFunc(moved[room], func(m eventstore.Member) bool { return m.StreamPos > rs.at }) {
+			stale = append(stale, room)
+		} else {
+			rs.at = max(rs.at, from)
+		}
+	}
+	return r.read(ctx, stale, from)
+}
+
+// read reads rooms. The servers are read before the moved members: who leaves in between is found
+// among the latter.
+func (r *routes) read(ctx context.Context, rooms []nid.Room, from int64) error {
+	if len(rooms) == 0 {
+		return nil
+	}
+	servers, err := r.store.ServersOf(ctx, rooms, r.only)
+	if err != nil {
+		return err
+	}
+	moved, err := r.movedSince(ctx, rooms, from)
+	if err != nil {
+		return err
+	}
+	for _, room := range rooms {
+		rs := &roomServers{at: from, moved: moved[room]}
+		for _, s := range servers[room] {
 			if s != r.self {
 				rs.current = append(rs.current, s)
 			}
 		}
-	}
-	if len(fresh) == 0 {
-		return nil
-	}
-	moved, err := r.store.MovedMembers(ctx, fresh, from, math.MaxInt64)
-	if err != nil {
-		return err
-	}
-	for room, members := range moved {
-		rs := r.rooms[room]
-		for _, m := range members {
-			if s := m.User.Server(); s != r.self && (r.only == "" || s == r.only) {
-				rs.moved = append(rs.moved, m)
-			}
+		if old := r.rooms[room]; old != nil {
+			r.held -= 1 + len(old.current)
 		}
+		r.rooms[room] = rs
+		r.held += 1 + len(rs.current)
 	}
 	return nil
 }
 
-func (r *routes) servers(ctx context.Context, room nid.Room) ([]id.Server, error) {
-	if r.only == "" {
-		return r.store.Servers(ctx, room)
+// movedSince gives the members of other servers whose membership has changed.
+func (r *routes) movedSince(ctx context.Context, rooms []nid.Room, from int64) (map[nid.Room][]eventstore.Member, error) {
+	if len(rooms) == 0 {
+		return nil, nil
 	}
-	in, err := r.store.ServerInRoom(ctx, room, r.only)
-	if err != nil || !in {
-		return nil, err
+	moved, err := r.store.MovedMembers(ctx, rooms, from, math.MaxInt64)
+	for room, members := range moved {
+		moved[room] = slices.DeleteFunc(members, func(m eventstore.Member) bool {
+			s := m.User.Server()
+			return s == r.self || r.only != "" && s != r.only
+		})
 	}
-	return []id.Server{r.only}, nil
+	return moved, err
 }
 
 // of lists the destinations of an event: the servers in the room at the event,

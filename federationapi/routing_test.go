@@ -1,6 +1,7 @@
 package federationapi
 
 import (
+	"math/rand/v2"
 	"slices"
 	"testing"
 
@@ -144,6 +145,50 @@ func TestManyChangesAtOnce(t *testing.T) {
 		r.putAs(0, events...)
 		if got := w.destinations("", e); !slices.Equal(got, []id.Server{one, two}) {
 			t.Errorf("got %v", got)
+		}
+	})
+}
+
+// What is remembered of rooms from page to page never says another thing than what is read anew.
+func TestRoutesThatAreRemembered(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		rng := rand.New(rand.NewPCG(1, 2))
+		rooms := []*room{w.newRoom(alice, oscar), w.newRoom(alice, tina), w.newRoom(alice)}
+		users := []id.User{oscar, tina, theo, bob, "@other:two.example"}
+		all, alone := newRoutes(w.r, home, ""), newRoutes(w.r, home, two)
+		var pending []*eventstore.Event
+		compare := func(what string, r *routes, only id.Server) {
+			t.Helper()
+			got, err := r.page(w.ctx(), pending)
+			w.ok(err)
+			want, err := newRoutes(w.r, home, only).page(w.ctx(), pending)
+			w.ok(err)
+			for i := range want {
+				slices.Sort(want[i].servers)
+				have := slices.Sorted(slices.Values(got[i].servers))
+				if !slices.Equal(have, want[i].servers) {
+					t.Fatalf("%s: the event at %d goes to %v, want %v", what, want[i].event.StreamPos, have, want[i].servers)
+				}
+			}
+		}
+		for range 150 {
+			r, u := rooms[rng.IntN(len(rooms))], users[rng.IntN(len(users))]
+			var e *eventstore.Event
+			switch n := rng.IntN(10); {
+			case n < 6:
+				e = r.say(alice, "hi")
+			case n < 8:
+				e = r.member(u, u, "join")
+			default:
+				e = r.member(alice, u, "leave")
+			}
+			stored, err := w.r.Event(w.ctx(), e.NID)
+			w.ok(err)
+			if pending = append(pending, stored); rng.IntN(3) == 0 {
+				compare("to all", all, "")
+				compare("to one alone", alone, two)
+				pending = pending[:0]
+			}
 		}
 	})
 }

@@ -248,6 +248,9 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 	if err != nil {
 		return nil, err
 	}
+	if err := d.expect(ctx, ev); err != nil {
+		return nil, err
+	}
 	found, err := d.eventsByID(ctx, []id.Event{ev.ID})
 	if err != nil {
 		return nil, err

@@ -166,18 +166,28 @@ func (d *draft) plain(ctx context.Context, list []nid.Event) ([]*event.Event, er
 	return out, nil
 }
 
-// numbersOf gives the numbers of events, those that are known. The caller is about to refer to
-// them.
+// numbersOf gives the numbers of events, those that are known: events of a state, which nobody
+// removes, or such as eventsByID gave.
 func (d *draft) numbersOf(ctx context.Context, list []id.Event) ([]nid.Event, error) {
-	known, err := d.eventsByID(ctx, list)
-	if err != nil {
-		return nil, err
+	out := make([]nid.Event, 0, len(list))
+	var rest []id.Event
+	for _, i := range list {
+		if e := d.byID[i]; e != nil {
+			out = append(out, e.NID)
+		} else if e := d.seen[i]; e != nil {
+			out = append(out, e.NID)
+		} else {
+			rest = append(rest, i)
+		}
 	}
-	out := make([]nid.Event, len(known))
-	for i, e := range known {
-		out[i] = e.NID
+	if len(rest) == 0 {
+		return out, nil
 	}
-	return out, nil
+	stored, err := d.s.store.NIDs(ctx, rest)
+	for _, n := range stored {
+		out = append(out, n)
+	}
+	return out, err
 }
 
 // numbers gives the numbers by which the draft's new events can name their parents.

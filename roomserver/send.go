@@ -38,7 +38,7 @@ type sendJob struct {
 	// the room's policy server.
 	built []*event.Event
 	opt   sendOptions
-	// fresh: a moment ago the client's transaction was not known yet.
+	// fresh: the client's transaction is not known, as far as we know.
 	fresh bool
 
 	events []*eventstore.Event
@@ -73,13 +73,6 @@ func (s *Server) draftOf(ctx context.Context, room id.Room) (*draft, error) {
 //
 // What the rules refuse is M_FORBIDDEN with the rule's message.
 func (s *Server) sendLocal(ctx context.Context, room id.Room, opt sendOptions, build buildFunc) ([]*eventstore.Event, error) {
-	if opt.Txn.ID != "" {
-		// A retry is the usual reason to know the transaction: it need not queue.
-		done, err := s.sentBefore(ctx, opt)
-		if err != nil || done != nil {
-			return done, err
-		}
-	}
 	send := &sendJob{build: build, opt: opt, fresh: true}
 	err := s.queues.do(room, &job{ctx: ctx, send: send})
 	var unsigned *needsPolicy
@@ -163,8 +156,8 @@ func (s *Server) sendOnce(ctx context.Context, room id.Room, jobs []*job) (err e
 	return s.commit(ctx, d)
 }
 
-// send adds the events of one send to the draft. A transaction that was not known just now is not asked for again
-// unless it fails: that of the same request sent twice at a time is found when it is stored.
+// send adds the events of one send to the draft. Whether its transaction was carried out before is asked when it fails, or
+// when the transaction was found as it was to be stored: hardly ever.
 func (d *draft) send(ctx context.Context, send *sendJob) error {
 	if send.opt.Txn.ID != "" {
 		done, err := d.sentBefore(ctx, send, send.fresh)

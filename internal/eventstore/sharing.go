@@ -11,9 +11,10 @@ import (
 )
 
 const (
-	serversSQL = `SELECT server FROM room_servers WHERE room_nid = $1 ORDER BY server`
-	inRoomSQL  = `SELECT server FROM room_servers WHERE room_nid = $1 AND server = $2`
-	sharedSQL  = `SELECT a.room_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
+	serversSQL   = `SELECT server FROM room_servers WHERE room_nid = $1 ORDER BY server`
+	serversOfSQL = `SELECT room_nid, server FROM room_servers WHERE (CAST($1 AS TEXT) = '' OR server = $1) AND room_nid IN `
+	inRoomSQL    = `SELECT server FROM room_servers WHERE room_nid = $1 AND server = $2`
+	sharedSQL    = `SELECT a.room_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
 		WHERE a.user_nid = $1 AND a.membership = 1 AND b.user_nid = $2 AND b.membership = 1 ORDER BY a.room_nid`
 	sharersSQL = `SELECT k.state_key FROM state_keys k WHERE k.state_key_nid IN (
 		SELECT b.user_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
@@ -41,6 +42,20 @@ const (
 // Servers gives the servers with a joined member in a room.
 func (r *Reader) Servers(ctx context.Context, room nid.Room) ([]id.Server, error) {
 	return texts[id.Server](ctx, r, serversSQL, int64(room))
+}
+
+// ServersOf gives the servers with a joined member in each of some rooms; where only is not empty, that
+// one alone.
+func (r *Reader) ServersOf(ctx context.Context, rooms []nid.Room, only id.Server) (map[nid.Room][]id.Server, error) {
+	out := make(map[nid.Room][]id.Server, len(rooms))
+	err := r.chunked(ctx, serversOfSQL, []any{string(only)}, anys(rooms), func(row func(...any) error) error {
+		var room nid.Room
+		var server id.Server
+		err := row(&room, &server)
+		out[room] = append(out[room], server)
+		return err
+	})
+	return out, err
 }
 
 // ServerInRoom tells whether a server has a joined member in a room.
