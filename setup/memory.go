@@ -1,10 +1,13 @@
 package setup
 
 import (
+	"context"
 	"fmt"
 	"math"
 	"os"
 	"runtime/debug"
+	"runtime/metrics"
+	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
 )
@@ -34,6 +37,54 @@ func SetMemoryLimit(c *Config) error {
 		return fmt.Errorf("memory limit: %w", err)
 	}
 	return nil
+}
+
+const (
+	// memoryTick is how often memory is looked at; a tick in which less than quietBytes were allocated
+	// is a quiet one, and spareBytes are worth a collection.
+	memoryTick = 10 * time.Second
+	quietBytes = 8 * mib
+	spareBytes = 8 * mib
+)
+
+// ReturnMemory gives memory back to the system when a load is over, until ctx ends. The runtime by itself
+// keeps for minutes what a burst needed, and a part of it for as long as nothing happens. Only the
+// command calls it.
+func ReturnMemory(ctx context.Context) {
+	tick := time.NewTicker(memoryTick)
+	defer tick.Stop()
+	before := readHeap()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		now := readHeap()
+		if now.worthReturning(before) {
+			debug.FreeOSMemory()
+		}
+		before = now
+	}
+}
+
+// heap is what the runtime says of its memory, in bytes.
+type heap struct {
+	allocated     uint64 // ever
+	objects, live uint64 // with what is dead already; without, as of the last collection
+	free          uint64 // kept from the system and not used
+}
+
+func readHeap() heap {
+	s := []metrics.Sample{{Name: "/gc/heap/allocs:bytes"}, {Name: "/memory/classes/heap/objects:bytes"}, {Name: "/gc/heap/live:bytes"},
+		{Name: "/memory/classes/heap/free:bytes"}}
+	metrics.Read(s)
+	return heap{s[0].Value.Uint64(), s[1].Value.Uint64(), s[2].Value.Uint64(), s[3].Value.Uint64()}
+}
+
+func (h heap) worthReturning(before heap) bool {
+	dead := h.objects - min(h.objects, h.live)
+	return h.allocated-before.allocated < quietBytes && h.free+dead > spareBytes
 }
 
 // budget is the memory that the caches may plan with.

@@ -79,7 +79,7 @@ func (s *Server) unreadRows(ctx context.Context, user nid.StateKey, room nid.Roo
 	var out []unreadRow
 	for rows.Next() {
 		var row unreadRow
-		if err := rows.Scan(&row.thread, &row.readPos, &row.pos); err != nil {
+		if err := rows.Scan((*threadColumn)(&row.thread), &row.readPos, &row.pos); err != nil {
 			return nil, fmt.Errorf("reading unread counts: %w", err)
 		}
 		out = append(out, row)
@@ -130,7 +130,7 @@ func (r *readEffect) store(ctx context.Context, tx *sqldb.Tx, s *Server) error {
 		return nil
 	}
 	for _, row := range r.rows {
-		key := []any{int64(r.nid), int64(r.room), row.thread, row.pos}
+		key := []any{int64(r.nid), int64(r.room), storedThread(row.thread), row.pos}
 		q := deleteUnreadAtSQL
 		if row.pos > r.upTo {
 			q, key = setUnreadAtSQL, append(key, r.upTo, row.rest.notify, row.rest.highlight)

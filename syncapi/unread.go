@@ -8,8 +8,10 @@ import (
 	"time"
 
 	"weft/internal/cache"
+	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
+	"weft/matrix/id"
 )
 
 const (
@@ -45,6 +47,32 @@ type unreadKey struct {
 type unreadChange struct {
 	unreadCount
 	from, to int64
+}
+
+// storedThread gives a thread as the table unread has it: shorter than its text.
+func storedThread(thread string) []byte {
+	if thread == threadMain {
+		return []byte{0}
+	}
+	return eventstore.EncodeEventID(id.Event(thread))
+}
+
+// threadColumn reads what storedThread gave.
+type threadColumn string
+
+// Scan implements sql.Scanner.
+func (c *threadColumn) Scan(v any) error {
+	b, ok := v.([]byte)
+	if !ok {
+		return fmt.Errorf("a thread is %T", v)
+	}
+	if len(b) == 1 {
+		*c = threadMain
+		return nil
+	}
+	e, err := eventstore.DecodeEventID(b)
+	*c = threadColumn(e)
+	return err
 }
 
 // unreadCounts are a room's unread notifications, by thread.
@@ -135,7 +163,7 @@ func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.
 			var room nid.Room
 			var thread string
 			var c unreadCount
-			if err := rows.Scan(&room, &thread, &c.notify, &c.highlight); err != nil {
+			if err := rows.Scan(&room, (*threadColumn)(&thread), &c.notify, &c.highlight); err != nil {
 				return fmt.Errorf("reading unread counts: %w", err)
 			}
 			if out[room] == nil {
@@ -160,13 +188,13 @@ func (s *Server) addUnread(ctx context.Context, tx *sqldb.Tx, changes map[unread
 	epochs := make(map[nid.StateKey]uint64)
 	for k, c := range changes {
 		epochs[k.user] = s.unread.epoch(k.user).Load()
-		rows = append(rows, []any{int64(k.user), int64(k.room), c.from - 1, c.to, c.notify, c.highlight, k.thread})
+		rows = append(rows, []any{int64(k.user), int64(k.room), c.from - 1, c.to, c.notify, c.highlight, storedThread(k.thread)})
 	}
 	now := make(map[unreadKey]unreadCount, len(changes))
 	err := sqldb.InsertReturning(ctx, tx, upsertUnreadSQL, rows, upsertUnreadTail, func(scan func(...any) error) error {
 		var k unreadKey
 		var c unreadCount
-		err := scan(&k.user, &k.room, &k.thread, &c.notify, &c.highlight)
+		err := scan(&k.user, &k.room, (*threadColumn)(&k.thread), &c.notify, &c.highlight)
 		now[k] = c
 		return err
 	})
@@ -185,7 +213,7 @@ func (s *Server) addUnread(ctx context.Context, tx *sqldb.Tx, changes map[unread
 func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKey]bool) error {
 	for k := range keys {
 		epoch := s.unread.epoch(k.user).Load()
-		if _, err := tx.Exec(ctx, deleteUnreadSQL, int64(k.user), int64(k.room), k.thread); err != nil {
+		if _, err := tx.Exec(ctx, deleteUnreadSQL, int64(k.user), int64(k.room), storedThread(k.thread)); err != nil {
 			return fmt.Errorf("marking as read: %w", err)
 		}
 		tx.OnCommit(func() { s.unread.change(k, unreadCount{}, epoch) })
@@ -196,7 +224,7 @@ func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKe
 // lowerUnread takes from counts what is not to be counted any more.
 func (s *Server) lowerUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadCount) error {
 	for k, c := range changes {
-		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), k.thread, c.notify, c.highlight); err != nil {
+		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), storedThread(k.thread), c.notify, c.highlight); err != nil {
 			return fmt.Errorf("taking notifications back: %w", err)
 		}
 		tx.OnCommit(func() { s.unread.forget(k.user) })
@@ -222,7 +250,7 @@ func (s *Server) unreadHolders(ctx context.Context, room nid.Room, pos int64, us
 		for rows.Next() {
 			var user nid.StateKey
 			var thread string
-			if err := rows.Scan(&user, &thread); err != nil {
+			if err := rows.Scan(&user, (*threadColumn)(&thread)); err != nil {
 				return fmt.Errorf("reading unread counts: %w", err)
 			}
 			if out[user] == nil {

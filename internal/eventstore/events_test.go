@@ -127,7 +127,9 @@ func TestWhatChangesIsReadAfresh(t *testing.T) {
 			t.Errorf("placed: %+v", e)
 		}
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			if err := w.w.SetFlags(ctx, tx, out.NID, eventstore.SendOut); err != nil {
+			again := placed
+			again.Flags = eventstore.SendOut
+			if err := w.w.PlaceEvents(ctx, tx, []*eventstore.Event{&again}); err != nil {
 				return err
 			}
 			if err := w.w.SetRedacted(ctx, tx, out.NID, redaction.NID); err != nil {

@@ -48,7 +48,7 @@ CREATE TABLE threads (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX threads_order ON threads (room_nid, reply_depth, reply_pos);
 
--- How many events push rules notify a local user of that are not read, by thread (its root, or 'main'): those at
+-- How many events push rules notify a local user of that are not read, by thread (its root, or a zero byte for the main one): those at
 -- the positions read_pos < position ≤ pos of the event stream. No row: all is read.
 CREATE TABLE unread (
     read_pos  BIGINT NOT NULL,
@@ -57,9 +57,9 @@ CREATE TABLE unread (
     room_nid  INTEGER NOT NULL,
     notify    INTEGER NOT NULL,
     highlight INTEGER NOT NULL,
-    thread    TEXT NOT NULL,
+    thread    BYTEA NOT NULL,
     PRIMARY KEY (user_nid, room_nid, thread)
-) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 50) */;
+) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 70) */;
 
 -- The events that mention a local user, or are to be noticed for another reason. pos is the event's stream position.
 CREATE TABLE highlights (

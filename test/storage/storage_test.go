@@ -209,3 +209,23 @@ func report(t *testing.T, when, text string) {
 	}
 	t.Logf("%s, %s\n%s", name, when, text)
 }
+
+// Every table stands in docs/storage.md, with what it is for and when its rows go.
+func TestEveryTableIsExplained(t *testing.T) {
+	doc, err := os.ReadFile("../../docs/storage.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		r := start(t, newURL(), small())
+		tables := measure(t, r.db)
+		if len(tables) < 40 {
+			t.Errorf("only %d tables", len(tables))
+		}
+		for name := range tables {
+			if !strings.HasPrefix(name, "goose_") && !strings.Contains(string(doc), "\n| `"+name+"` |") {
+				t.Errorf("the table %s is not in docs/storage.md", name)
+			}
+		}
+	})
+}

@@ -30,7 +30,6 @@ const (
 	insertEventSQL = `INSERT INTO events (event_nid, room_nid, type_nid, state_key_nid, depth, stream_pos, flags, redacted_by,
 		event_id, state_before, auth_nids, json) VALUES `
 	placeEventSQL = `UPDATE events SET stream_pos = $2, flags = $3, state_before = $4 WHERE event_nid = $1`
-	flagsSQL      = `UPDATE events SET flags = $2 WHERE event_nid = $1`
 	redactSQL     = `UPDATE events SET redacted_by = $2 WHERE event_nid = $1 AND redacted_by = 0`
 )
 
@@ -71,14 +70,6 @@ func (w *Writer) PlaceEvents(ctx context.Context, tx *sqldb.Tx, events []*events
 		if _, err := tx.Exec(ctx, placeEventSQL, int64(e.NID), pos, int64(e.Flags), state); err != nil {
 			return fmt.Errorf("eventstore: placing %s: %w", e.ID, err)
 		}
-	}
-	return nil
-}
-
-// SetFlags changes an event's flags.
-func (w *Writer) SetFlags(ctx context.Context, tx *sqldb.Tx, event nid.Event, flags eventstore.Flags) error {
-	if _, err := tx.Exec(ctx, flagsSQL, int64(event), int64(flags)); err != nil {
-		return fmt.Errorf("eventstore: flags: %w", err)
 	}
 	return nil
 }
