@@ -119,8 +119,9 @@ func (r *storedRoom) store(ctx context.Context, tx *sqldb.Tx, e *eventstore.Even
 		return nil
 	}
 	user := id.User(e.StateKey)
-	return r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: user, UserNID: e.StateKeyNID, Event: e.NID,
+	_, err = r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: user, UserNID: e.StateKeyNID, Event: e.NID,
 		Membership: eventstore.ParseMembership(e.Membership()), StreamPos: e.StreamPos, Local: user.Server() == "test"}})
+	return err
 }
 
 func (r *storedRoom) member(user id.User, membership string) *event.Event {

@@ -251,7 +251,8 @@ func (r *room) commit(ctx context.Context, tx *sqldb.Tx, out []*eventstore.Event
 			StreamPos: e.StreamPos, Local: user.Server() == home,
 		})
 	}
-	return r.w.SetMembers(ctx, tx, r.nid, changes)
+	_, err = r.w.SetMembers(ctx, tx, r.nid, changes)
+	return err
 }
 
 func (r *room) send(sender id.User, typ string, stateKey *string, content any) *eventstore.Event {

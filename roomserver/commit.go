@@ -257,13 +257,10 @@ func (w *writeSet) storeMembers(ctx context.Context, tx *sqldb.Tx) error {
 		if m.StreamPos = at[m.Event]; m.StreamPos == 0 {
 			m.StreamPos = w.pos
 		}
-		if m.Local && m.Membership != eventstore.Invite && m.Membership != eventstore.Knock {
-			if err := w.d.s.writer.DeleteInviteState(ctx, tx, w.room.NID, m.UserNID); err != nil {
-				return err
-			}
-		}
 	}
-	return w.d.s.writer.SetMembers(ctx, tx, w.room.NID, w.members)
+	by, err := w.d.s.writer.SetMembers(ctx, tx, w.room.NID, w.members)
+	w.room.Joined, w.room.Invited = w.d.room.Joined+by.Joined, w.d.room.Invited+by.Invited
+	return err
 }
 
 // publish runs after the commit.

@@ -37,10 +37,6 @@ func (h *heads) forget(room id.Room) { h.cache.Invalidate(room) }
 
 // put remembers what a commit made of a room.
 func (h *heads) put(w *writeSet) {
-	if len(w.members) > 0 { // the counts of members were changed by the database
-		h.forget(w.room.ID)
-		return
-	}
 	room := *w.room
 	room.Revision = max(room.Revision, 1) + 1
 	h.cache.Set(room.ID, head{room: &room, tips: w.d.tips})

@@ -282,14 +282,10 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 				return err
 			}
 		}
-		switch change.Membership {
-		case eventstore.Invite, eventstore.Knock:
-			err = s.writer.SetInviteState(ctx, tx, room.NID, userNID, stripped)
-		default:
-			err = s.writer.DeleteInviteState(ctx, tx, room.NID, userNID)
-		}
-		if err != nil {
-			return err
+		if change.Membership == eventstore.Invite || change.Membership == eventstore.Knock {
+			if err := s.writer.SetInviteState(ctx, tx, room.NID, userNID, stripped); err != nil {
+				return err
+			}
 		}
 		// A second invite changes no membership, and what does not change has no place in
 		// the stream.
@@ -306,7 +302,8 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 		tx.OnCommit(func() {
 			bus.PublishUpdate(s.cfg.Bus, bus.Update{Stream: stream.Events, Pos: pos, Rooms: []string{string(roomID)}, Users: []string{string(user)}})
 		})
-		return s.writer.SetMembers(ctx, tx, room.NID, []write.MemberChange{change})
+		_, err = s.writer.SetMembers(ctx, tx, room.NID, []write.MemberChange{change})
+		return err
 	})
 	return e, err
 }

@@ -337,8 +337,9 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 			return nil
 		}
 		user := id.User(ev.StateKey)
-		return r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: user, UserNID: e.StateKeyNID,
+		_, err = r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: user, UserNID: e.StateKeyNID,
 			Membership: eventstore.ParseMembership(ev.Membership()), Event: e.NID, StreamPos: e.StreamPos, Local: user.Server() == "home"}})
+		return err
 	}))
 	if live {
 		r.tips, r.state = []*eventstore.Event{e}, after

@@ -236,10 +236,11 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 			return nil
 		}
 		user := id.User(ev.StateKey)
-		return r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{
+		_, err = r.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{
 			User: user, UserNID: e.StateKeyNID, Membership: eventstore.ParseMembership(ev.Membership()), Event: e.NID,
 			StreamPos: e.StreamPos, Local: user.Server() == "home",
 		}})
+		return err
 	})
 	if live {
 		r.tips, r.state, r.depth = []*eventstore.Event{e}, after, max(r.depth, e.Depth)

@@ -259,7 +259,18 @@ func TestSetMembersKeepsCount(t *testing.T) {
 				}
 				want[u] = changes[i].Membership
 			}
-			w.update(func(ctx context.Context, tx *sqldb.Tx) error { return w.w.SetMembers(ctx, tx, r.nid, changes) })
+			before, err := w.r.RoomByNID(w.ctx(), r.nid)
+			w.ok(err)
+			var by write.Counts
+			w.update(func(ctx context.Context, tx *sqldb.Tx) error {
+				by, err = w.w.SetMembers(ctx, tx, r.nid, changes)
+				return err
+			})
+			after, err := w.r.RoomByNID(w.ctx(), r.nid)
+			w.ok(err)
+			if by.Joined != after.Joined-before.Joined || by.Invited != after.Invited-before.Invited {
+				t.Errorf("the counts changed by %+v, from %+v to %+v", by, before, after)
+			}
 		}
 		var joined, invited int64
 		servers := map[id.Server]bool{}
@@ -323,17 +334,22 @@ func TestInviteState(t *testing.T) {
 			t.Errorf("the room is %+v (%v)", row, err)
 		}
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			if err := w.w.SetInviteState(ctx, tx, room, nids[string(bob)], nil); err != nil {
-				return err
-			}
-			return w.w.DeleteInviteState(ctx, tx, room, 999)
+			return w.w.SetInviteState(ctx, tx, room, nids[string(bob)], nil)
 		})
 		if got, err := w.r.InviteState(w.ctx(), room, bob); err != nil || got == nil || len(got) != 0 {
 			t.Errorf("replaced by nothing: %v (%v)", got, err)
 		}
-		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			return w.w.DeleteInviteState(ctx, tx, room, nids[string(bob)])
-		})
+		// It stays with each further invite or knock, and goes when that is over.
+		for i, m := range []eventstore.Membership{eventstore.Knock, eventstore.Invite, eventstore.Join} {
+			w.update(func(ctx context.Context, tx *sqldb.Tx) error {
+				_, err := w.w.SetMembers(ctx, tx, room, []write.MemberChange{{User: bob, UserNID: nids[string(bob)], Membership: m,
+					Event: nid.Event(i + 1), StreamPos: int64(i + 100), Local: true}})
+				return err
+			})
+			if got, err := w.r.InviteState(w.ctx(), room, bob); err != nil || (got == nil) != (m == eventstore.Join) {
+				t.Errorf("after %v: %v (%v)", m, got, err)
+			}
+		}
 		for _, u := range []id.User{bob, "@nobody:x"} {
 			if got, err := w.r.InviteState(w.ctx(), room, u); err != nil || got != nil {
 				t.Errorf("%s has %v (%v)", u, got, err)

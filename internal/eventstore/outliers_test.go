@@ -64,7 +64,8 @@ func TestSweepOfOutliers(t *testing.T) {
 		chain := r.outlier("chain", spared)
 		invite := r.outlier("invite")
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			return w.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: bob, UserNID: nid.StateKey(1000), Membership: eventstore.Invite, Event: invite.NID, StreamPos: 99, Local: true}})
+			_, err := w.w.SetMembers(ctx, tx, r.nid, []write.MemberChange{{User: bob, UserNID: nid.StateKey(1000), Membership: eventstore.Invite, Event: invite.NID, StreamPos: 99, Local: true}})
+			return err
 		})
 		w.unreachable(0, 4)
 

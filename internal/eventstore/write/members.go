@@ -25,6 +25,9 @@ type MemberChange struct {
 	Local bool
 }
 
+// Counts are those of a room's members.
+type Counts struct{ Joined, Invited int64 }
+
 const (
 	insertMemberSQL = `INSERT INTO room_members (room_nid, user_nid, membership, event_nid, stream_pos, local, forgotten) VALUES `
 	// A profile change (same membership) keeps the position at which the
@@ -43,12 +46,12 @@ const (
 )
 
 // SetMembers changes members of the current state of a room, keeps the counts of
-// members and servers in step, and the history of local users. The room's row must be
-// locked: call it after UpdateRoom or InsertRoom in the same transaction. When a user occurs
-// twice, the last change counts.
-func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, changes []MemberChange) error {
+// members and servers in step, and the history of local users; the stripped state of an invite or a knock that is over
+// goes. The room's row must be locked: call it after UpdateRoom or InsertRoom in the same transaction. When a user occurs
+// twice, the last change counts. It says by how much the counts in the room's row changed.
+func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, changes []MemberChange) (by Counts, err error) {
 	if len(changes) == 0 {
-		return nil
+		return by, nil
 	}
 	last := make(map[nid.StateKey]MemberChange, len(changes))
 	for _, c := range changes {
@@ -57,21 +60,20 @@ func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, ch
 	users := slices.Sorted(maps.Keys(last))
 	before, err := w.r.Uncommitted(tx).MembersOf(ctx, room, users)
 	if err != nil {
-		return err
+		return by, err
 	}
 	var set, history [][]any
-	var gone []any
-	var joined, invited int64
+	var gone, entered []any
 	servers := make(map[id.Server]int64)
 	for _, u := range users {
 		c, old := last[u], before[u].Membership
-		count := func(m eventstore.Membership, by int64) {
+		count := func(m eventstore.Membership, n int64) {
 			switch m {
 			case eventstore.Join:
-				joined += by
-				servers[c.User.Server()] += by
+				by.Joined += n
+				servers[c.User.Server()] += n
 			case eventstore.Invite:
-				invited += by
+				by.Invited += n
 			}
 		}
 		count(old, -1)
@@ -82,6 +84,9 @@ func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, ch
 		} else {
 			set = append(set, []any{int64(room), int64(u), int64(c.Membership), int64(c.Event), c.StreamPos, c.Local, 0})
 		}
+		if c.Local && waiting(old) && !waiting(now) {
+			entered = append(entered, int64(u))
+		}
 		if c.Local && old != now {
 			history = append(history, []any{int64(u), c.StreamPos, int64(room), int64(c.Event), int64(now), int64(old)})
 		}
@@ -90,21 +95,27 @@ func (w *Writer) SetMembers(ctx context.Context, tx *sqldb.Tx, room nid.Room, ch
 		func() error { return sqldb.Insert(ctx, tx, insertMemberSQL, set, insertMemberTail) },
 		func() error { return execIn(ctx, tx, deleteMemberSQL, []any{int64(room)}, gone) },
 		func() error { return sqldb.Insert(ctx, tx, insertChangeSQL, history, insertChangeTail) },
+		func() error { return execIn(ctx, tx, deleteInviteSQL, []any{int64(room)}, entered) },
 		func() error { return countServers(ctx, tx, room, servers) },
 		func() error {
-			if joined == 0 && invited == 0 {
+			if by == (Counts{}) {
 				return nil
 			}
-			_, err := tx.Exec(ctx, countMembersSQL, int64(room), joined, invited)
+			_, err := tx.Exec(ctx, countMembersSQL, int64(room), by.Joined, by.Invited)
 			return err
 		},
 	}
 	for _, step := range steps {
 		if err := step(); err != nil {
-			return fmt.Errorf("eventstore: members of room %d: %w", room, err)
+			return by, fmt.Errorf("eventstore: members of room %d: %w", room, err)
 		}
 	}
-	return nil
+	return by, nil
+}
+
+// waiting tells whether a user with a membership waits at the door.
+func waiting(m eventstore.Membership) bool {
+	return m == eventstore.Invite || m == eventstore.Knock
 }
 
 // countServers adds to the numbers of joined members of servers.
@@ -140,7 +151,7 @@ func (w *Writer) Forget(ctx context.Context, tx *sqldb.Tx, room nid.Room, user n
 const (
 	setInviteSQL = `INSERT INTO invite_state (room_nid, user_nid, state) VALUES ($1, $2, $3)
 		ON CONFLICT (room_nid, user_nid) DO UPDATE SET state = excluded.state`
-	deleteInviteSQL = `DELETE FROM invite_state WHERE room_nid = $1 AND user_nid = $2`
+	deleteInviteSQL = `DELETE FROM invite_state WHERE room_nid = $1 AND user_nid IN `
 )
 
 // SetInviteState stores the stripped state that came with an invite or a knock.
@@ -153,14 +164,6 @@ func (w *Writer) SetInviteState(ctx context.Context, tx *sqldb.Tx, room nid.Room
 		return fmt.Errorf("eventstore: stripped state: %w", err)
 	}
 	if _, err := tx.Exec(ctx, setInviteSQL, int64(room), int64(user), w.codec.Encode(raw)); err != nil {
-		return fmt.Errorf("eventstore: stripped state: %w", err)
-	}
-	return nil
-}
-
-// DeleteInviteState drops it again.
-func (w *Writer) DeleteInviteState(ctx context.Context, tx *sqldb.Tx, room nid.Room, user nid.StateKey) error {
-	if _, err := tx.Exec(ctx, deleteInviteSQL, int64(room), int64(user)); err != nil {
 		return fmt.Errorf("eventstore: stripped state: %w", err)
 	}
 	return nil
