@@ -8,13 +8,16 @@ import (
 	"sync"
 	"time"
 
+	"github.com/maypok86/otter/v2"
 	"github.com/prometheus/client_golang/prometheus"
 	"github.com/sirupsen/logrus"
 
 	"weft/internal/bus"
 	"weft/internal/eventstore"
 	"weft/internal/eventstore/write"
+	"weft/internal/nid"
 	"weft/internal/sqldb"
+	"weft/internal/statetree"
 	"weft/internal/stream"
 	"weft/internal/upkeep"
 	"weft/matrix/event"
@@ -120,8 +123,11 @@ type Server struct {
 	queues  *queues
 	inbound *inbound
 	memo    *resolveMemo
-	heads   *heads
-	verify  chan struct{} // one token for each signature checked at a time
+	// witnesses are places of the state whose events led, the last time, to an event in their auth chains that a
+	// resolution asked about.
+	witnesses *otter.Cache[nid.Event, statetree.Entry]
+	heads     *heads
+	verify    chan struct{} // one token for each signature checked at a time
 
 	ops operations
 
@@ -154,13 +160,17 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if err != nil {
 		return nil, fmt.Errorf("roomserver: %w", err)
 	}
+	witnesses, err := otter.New(&otter.Options[nid.Event, statetree.Entry]{MaximumSize: maxWitnesses})
+	if err != nil {
+		return nil, fmt.Errorf("roomserver: cache of witnesses: %w", err)
+	}
 	h, err := newHeads()
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
 		cfg: cfg, db: cfg.DB, heads: h, store: cfg.Events, writer: w, group: cfg.DB.Group("events"),
-		log: cfg.Log, limits: cfg.Limits, metrics: m, memo: newResolveMemo(cfg.Limits.ResolveCache),
+		log: cfg.Log, limits: cfg.Limits, metrics: m, memo: newResolveMemo(cfg.Limits.ResolveCache), witnesses: witnesses,
 		verify: make(chan struct{}, runtime.GOMAXPROCS(0)), backfill: make(map[id.Room]chan struct{}),
 	}
 	s.queues = newQueues(cfg.Limits.QueueLength, cfg.Limits.SendBatch, s.sendBatch, m.queueLength)

@@ -166,6 +166,40 @@ func (d *draft) plain(ctx context.Context, list []nid.Event) ([]*event.Event, er
 	return out, nil
 }
 
+// judged gives events as state resolution looks at them.
+func (d *draft) judged(ctx context.Context, list []nid.Event) ([]eventstore.Judged, error) {
+	out := make([]eventstore.Judged, 0, len(list))
+	var rest []nid.Event
+	for _, n := range list {
+		if e := d.byNID[n]; e != nil {
+			out = append(out, judgedOf(e))
+		} else {
+			rest = append(rest, n)
+		}
+	}
+	stored, err := d.s.store.Judged(ctx, rest)
+	return append(out, stored...), err
+}
+
+// judgedByID is judged for IDs. Those that are not known are left out.
+func (d *draft) judgedByID(ctx context.Context, list []id.Event) ([]eventstore.Judged, error) {
+	out := make([]eventstore.Judged, 0, len(list))
+	var rest []id.Event
+	for _, i := range list {
+		if e := d.byID[i]; e != nil {
+			out = append(out, judgedOf(e))
+		} else {
+			rest = append(rest, i)
+		}
+	}
+	stored, err := d.s.store.JudgedByID(ctx, rest)
+	return append(out, stored...), err
+}
+
+func judgedOf(e *eventstore.Event) eventstore.Judged {
+	return eventstore.Judged{Event: e.Event, NID: e.NID, Rejected: rejectedFlag(e)}
+}
+
 // numbersOf gives the numbers of events, those that are known: events of a state, which nobody
 // removes, or such as eventsByID gave.
 func (d *draft) numbersOf(ctx context.Context, list []id.Event) ([]nid.Event, error) {

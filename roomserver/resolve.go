@@ -7,6 +7,7 @@ import (
 	"slices"
 	"sync"
 
+	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/statetree"
 	"weft/matrix/event"
@@ -98,6 +99,9 @@ func (d *draft) resolve(ctx context.Context, roots []statetree.Root) (statetree.
 	d.memo = append(d.memo, resolved{rootSet(set), root})
 	return root, nil
 }
+
+// maxWitnesses bounds the places that are remembered for resolutions.
+const maxWitnesses = 10_000
 
 // merge is one resolution under way.
 type merge struct {
@@ -194,24 +198,17 @@ func (m *merge) translate(places map[statetree.Key][]nid.Event, sides int) (map[
 // load reads events by number, as they were before any redaction: what a redaction hides
 // must not depend on when it came.
 func (m *merge) load(nids []nid.Event) error {
-	events, err := m.d.events(m.ctx, nids)
-	if err != nil {
-		return err
-	}
-	plain, err := m.d.unredacted(m.ctx, events)
-	if err != nil {
-		return err
-	}
-	for i, e := range events {
-		m.remember(plain[i], e.NID, rejectedFlag(e))
-	}
-	return nil
+	events, err := m.d.judged(m.ctx, nids)
+	m.remember(events)
+	return err
 }
 
-func (m *merge) remember(e *event.Event, n nid.Event, bad bool) {
-	m.nids[e.ID], m.ids[n], m.cache[e.ID] = n, e.ID, e
-	if bad {
-		m.bad[e.ID] = true
+func (m *merge) remember(events []eventstore.Judged) {
+	for _, e := range events {
+		m.nids[e.ID], m.ids[e.NID], m.cache[e.ID] = e.NID, e.ID, e.Event
+		if e.Rejected {
+			m.bad[e.ID] = true
+		}
 	}
 }
 
@@ -231,18 +228,18 @@ func (m *merge) Event(e id.Event) (*event.Event, error) {
 
 // Prefetch implements stateres.Prefetcher.
 func (m *merge) Prefetch(list []id.Event) error {
-	events, err := m.d.eventsByID(m.ctx, list)
-	if err != nil {
-		return err
+	rest := make([]id.Event, 0, len(list))
+	for _, i := range list {
+		if m.cache[i] == nil {
+			rest = append(rest, i)
+		}
 	}
-	plain, err := m.d.unredacted(m.ctx, events)
-	if err != nil {
-		return err
+	if len(rest) == 0 {
+		return nil
 	}
-	for i, e := range events {
-		m.remember(plain[i], e.NID, rejectedFlag(e))
-	}
-	return nil
+	events, err := m.d.judgedByID(m.ctx, rest)
+	m.remember(events)
+	return err
 }
 
 // unconflicted looks up a key in which all states agree.
@@ -270,47 +267,101 @@ func (m *merge) order(e id.Event) int64 { return int64(m.nids[e]) }
 const orderSlack = 100_000
 
 // inUnconflictedChain answers for the few events of which the resolver cannot tell
-// whether an unconflicted event's auth chain has them. An event that has another
-// in its chain has a higher number, so only the unconflicted events above the lowest
-// candidate are followed, and only as far down as that.
+// whether an unconflicted event's auth chain has them. An event that has another in its chain has a
+// higher number, so events are followed only as far down as the lowest candidate.
+//
+// What leads to a candidate mostly is what took its place in the state, or what led to it the last
+// time. These are looked at first, and all other unconflicted events, of which there may be
+// 100,000, only for the rest.
 func (m *merge) inUnconflictedChain(list []id.Event, conflicted map[statetree.Key][]nid.Event) (map[id.Event]bool, error) {
-	wanted := make(map[nid.Event]id.Event, len(list))
-	lowest := nid.Event(1<<62 - 1)
+	c := &chainSearch{d: m.d, ctx: m.ctx, wanted: make(map[nid.Event]id.Event, len(list)), lowest: 1<<62 - 1,
+		from: make(map[nid.Event]statetree.Entry), found: make(map[id.Event]bool)}
+	likely := make([]statetree.Key, 0, 2*len(list))
 	for _, e := range list {
-		wanted[m.nids[e]] = e
-		lowest = min(lowest, m.nids[e])
+		n := m.nids[e]
+		c.wanted[n] = e
+		c.lowest = min(c.lowest, n-orderSlack)
+		if w, ok := m.d.s.witnesses.GetIfPresent(n); ok {
+			likely = append(likely, w.Key)
+		}
+		own, err := m.d.s.store.Keys(m.ctx, []eventauth.Key{{Type: m.cache[e].Type, StateKey: m.cache[e].StateKey}})
+		if err != nil {
+			return nil, err
+		}
+		likely = append(likely, own...)
 	}
-	lowest -= orderSlack
-	var level []nid.Event
-	err := statetree.Walk(m.ctx, m.d.nodes, m.first, func(e statetree.Entry) error {
-		if _, ok := conflicted[e.Key]; !ok && e.Event > lowest {
-			level = append(level, e.Event)
+	likely = slices.DeleteFunc(likely, func(k statetree.Key) bool { return conflicted[k] != nil })
+	events, err := statetree.GetMany(m.ctx, m.d.nodes, m.first, likely)
+	if err != nil {
+		return nil, err
+	}
+	var start []statetree.Entry
+	for i, n := range events {
+		if n != 0 {
+			start = append(start, statetree.Entry{Key: likely[i], Event: n})
+		}
+	}
+	if err := c.follow(start); err != nil || c.done() {
+		return c.found, err
+	}
+	var rest []statetree.Entry
+	err = statetree.Walk(m.ctx, m.d.nodes, m.first, func(e statetree.Entry) error {
+		if conflicted[e.Key] == nil && e.Event > c.lowest {
+			rest = append(rest, e)
 		}
 		return nil
 	})
 	if err != nil {
 		return nil, err
 	}
-	out := make(map[id.Event]bool)
-	seen := make(map[nid.Event]bool)
-	for len(level) > 0 && len(out) < len(wanted) {
-		edges, err := m.d.authNIDs(m.ctx, level)
-		if err != nil {
-			return nil, err
+	return c.found, c.follow(rest)
+}
+
+// chainSearch looks for events in the auth chains of entries of a state.
+type chainSearch struct {
+	ctx    context.Context
+	d      *draft
+	wanted map[nid.Event]id.Event
+	lowest nid.Event // below it there is nothing of interest
+	// from holds the events that were met, with the entry that led to them.
+	from  map[nid.Event]statetree.Entry
+	found map[id.Event]bool
+}
+
+func (c *chainSearch) done() bool { return len(c.found) == len(c.wanted) }
+
+// follow follows the auth events of entries, and theirs, until all that is wanted is found. It remembers
+// which entry led there.
+func (c *chainSearch) follow(entries []statetree.Entry) error {
+	var level []nid.Event
+	meet := func(n nid.Event, from statetree.Entry) {
+		if _, ok := c.from[n]; ok {
+			return
 		}
-		var next []nid.Event
-		for _, n := range level {
-			if e, ok := wanted[n]; ok {
-				out[e] = true
-			}
+		c.from[n] = from
+		level = append(level, n)
+		if e, ok := c.wanted[n]; ok {
+			c.found[e] = true
+			c.d.s.witnesses.Set(n, from)
+		}
+	}
+	for _, e := range entries {
+		meet(e.Event, e)
+	}
+	for len(level) > 0 && !c.done() {
+		edges, err := c.d.authNIDs(c.ctx, level)
+		if err != nil {
+			return err
+		}
+		now := level
+		level = nil
+		for _, n := range now {
 			for _, a := range edges[n] {
-				if !seen[a] && a > lowest {
-					seen[a] = true
-					next = append(next, a)
+				if a > c.lowest {
+					meet(a, c.from[n])
 				}
 			}
 		}
-		level = next
 	}
-	return out, nil
+	return nil
 }

@@ -4,6 +4,9 @@ import (
 	"context"
 	"database/sql"
 	"fmt"
+	"maps"
+	"slices"
+	"sync/atomic"
 
 	"weft/internal/nid"
 	"weft/matrix/event"
@@ -14,6 +17,7 @@ import (
 const (
 	mutableSQL  = `SELECT event_nid, stream_pos, flags, redacted_by, state_before FROM events WHERE event_nid IN `
 	recordsSQL  = `SELECT event_nid, room_nid, type_nid, state_key_nid, event_id, auth_nids, json FROM events WHERE event_nid IN `
+	verdictSQL  = `SELECT event_nid, stream_pos IS NOT NULL, flags FROM events WHERE event_nid IN `
 	nidsSQL     = `SELECT event_id, event_nid FROM events WHERE substr(event_id, 1, 21) IN `
 	eventIDsSQL = `SELECT event_nid, event_id FROM events WHERE event_nid IN `
 )
@@ -109,6 +113,76 @@ func (r *Reader) Unredacted(ctx context.Context, events []nid.Event) ([]*event.E
 	return out, nil
 }
 
+// Judged reads events as state resolution looks at them, in the order of their numbers. A number that leads
+// nowhere is an error.
+func (r *Reader) Judged(ctx context.Context, events []nid.Event) ([]Judged, error) {
+	found, err := r.judged(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Judged, len(events))
+	for i, n := range events {
+		var ok bool
+		if out[i], ok = found[n]; !ok {
+			return nil, missing("event", n)
+		}
+	}
+	return out, nil
+}
+
+// JudgedByID is Judged for IDs. Those that are not here are left out.
+func (r *Reader) JudgedByID(ctx context.Context, events []id.Event) ([]Judged, error) {
+	nids, err := r.NIDs(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	found, err := r.judged(ctx, slices.Collect(maps.Values(nids)))
+	if err != nil {
+		return nil, err
+	}
+	out := make([]Judged, 0, len(found))
+	for e, n := range nids {
+		if j, ok := found[n]; ok {
+			out = append(out, j)
+		} else {
+			r.Drop(map[nid.Event]id.Event{n: e}) // it was deleted, elsewhere
+		}
+	}
+	return out, nil
+}
+
+// judged reads verdicts that may still change; those of events that have their place are remembered.
+func (r *Reader) judged(ctx context.Context, events []nid.Event) (map[nid.Event]Judged, error) {
+	records, err := r.records(ctx, events)
+	if err != nil {
+		return nil, err
+	}
+	out := make(map[nid.Event]Judged, len(records))
+	var open []any
+	for n, rec := range records {
+		if v := atomic.LoadUint32(&rec.verdict); v != verdictOpen {
+			out[n] = Judged{rec.Event, n, v == verdictRejected}
+		} else {
+			open = append(open, int64(n))
+		}
+	}
+	err = r.chunked(ctx, verdictSQL, nil, open, func(row func(...any) error) error {
+		var n nid.Event
+		var placed bool
+		var flags Flags
+		if err := row(&n, &placed, &flags); err != nil {
+			return err
+		}
+		rejected := flags&Rejected != 0
+		if placed && r.fill {
+			records[n].judge(rejected)
+		}
+		out[n] = Judged{records[n].Event, n, rejected}
+		return nil
+	})
+	return out, err
+}
+
 // rawRecord is a record's row before its JSON is parsed.
 type rawRecord struct {
 	record
@@ -191,7 +265,11 @@ func (r *Reader) parse(ctx context.Context, raws []*rawRecord, out map[nid.Event
 // Remember puts events that were just stored into the caches, as they were stored: nobody has to read and parse them.
 func (r *Reader) Remember(events []*Event) {
 	for _, e := range events {
-		r.caches.records.Set(e.NID, &record{Event: e.Event, nid: e.NID, room: e.RoomNID, typ: e.TypeNID, key: e.StateKeyNID, auth: e.AuthNIDs})
+		rec := &record{Event: e.Event, nid: e.NID, room: e.RoomNID, typ: e.TypeNID, key: e.StateKeyNID, auth: e.AuthNIDs}
+		if e.StreamPos != 0 {
+			rec.judge(e.Flags&Rejected != 0)
+		}
+		r.caches.records.Set(e.NID, rec)
 		r.caches.nids.Set(e.ID, e.NID)
 		r.caches.ids.Set(e.NID, e.ID)
 	}

@@ -308,3 +308,54 @@ func TestKeys(t *testing.T) {
 		}
 	})
 }
+
+// A verdict holds once the event has its place, and not before.
+func TestJudged(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		r := w.newRoom("11", alice)
+		good := r.send(alice, "org.test", ptr("good"), map[string]any{"body": "secret"})
+		bad := r.put(r.build(alice, "org.test", ptr("bad"), map[string]any{}), option{flags: eventstore.Rejected})
+		out := r.put(r.build(alice, "org.test", ptr("out"), map[string]any{}), option{flags: eventstore.Outlier | eventstore.Rejected})
+		check := func(want map[*eventstore.Event]bool) {
+			t.Helper()
+			for _, reader := range []*eventstore.Reader{w.r, w.r, r.fresh()} {
+				var nids []nid.Event
+				var ids []id.Event
+				byNID := make(map[nid.Event]bool)
+				for e, rejected := range want {
+					nids, ids, byNID[e.NID] = append(nids, e.NID), append(ids, e.ID), rejected
+				}
+				list, err := reader.Judged(w.ctx(), nids)
+				w.ok(err)
+				more, err := reader.JudgedByID(w.ctx(), append(ids, "$nobody:has.it"))
+				w.ok(err)
+				if len(list) != len(want) || len(more) != len(want) {
+					t.Fatalf("%d and %d events, want %d", len(list), len(more), len(want))
+				}
+				for i, e := range append(list, more...) {
+					if e.Rejected != byNID[e.NID] || i < len(nids) && e.NID != nids[i] {
+						t.Errorf("%s: %+v", e.StateKey, e)
+					}
+				}
+			}
+		}
+		check(map[*eventstore.Event]bool{good: false, bad: true, out: true})
+		placed := *out
+		placed.Flags, placed.StreamPos, placed.HasState, placed.StateBefore = 0, 77, true, r.state
+		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
+			if err := w.w.PlaceEvents(ctx, tx, []*eventstore.Event{&placed}); err != nil {
+				return err
+			}
+			return w.w.SetRedacted(ctx, tx, good.NID, placed.NID)
+		})
+		check(map[*eventstore.Event]bool{good: false, bad: true, out: false})
+		list, err := w.r.Judged(w.ctx(), []nid.Event{good.NID})
+		w.ok(err)
+		if !bytes.Contains(list[0].JSON(), []byte("secret")) {
+			t.Errorf("the redacted event is %s", list[0].JSON())
+		}
+		if _, err := w.r.Judged(w.ctx(), []nid.Event{1 << 40}); err == nil {
+			t.Error("a number that leads nowhere is no error")
+		}
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"sync/atomic"
 
 	"github.com/maypok86/otter/v2"
 
@@ -94,6 +95,22 @@ type record struct {
 	typ  nid.Type
 	key  nid.StateKey
 	auth []nid.Event
+	// verdict is set, atomically, once the event is known to have its place: then it is judged for good.
+	verdict uint32
+}
+
+const (
+	verdictOpen = iota
+	verdictAccepted
+	verdictRejected
+)
+
+func (rec *record) judge(rejected bool) {
+	v := uint32(verdictAccepted)
+	if rejected {
+		v = verdictRejected
+	}
+	atomic.StoreUint32(&rec.verdict, v)
 }
 
 // roomName is the part of a room's row that never changes.

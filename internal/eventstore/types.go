@@ -204,6 +204,13 @@ type BackwardExtremity struct {
 	Depth int64
 }
 
+// Judged is an event as state resolution looks at it: before any redaction, and whether it was rejected.
+type Judged struct {
+	*event.Event
+	NID      nid.Event
+	Rejected bool
+}
+
 // AuthEdge is an event's place in the auth graph.
 type AuthEdge struct {
 	Depth    int64

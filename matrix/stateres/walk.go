@@ -145,6 +145,9 @@ func (w *walk) expand(n *node) error {
 	if n.auth != nil {
 		return nil
 	}
+	if err := w.r.prefetch(n.e.AuthEvents); err != nil {
+		return err
+	}
 	n.auth = make([]*node, 0, len(n.e.AuthEvents))
 	for _, i := range n.e.AuthEvents {
 		a, err := w.node(i)
