@@ -543,7 +543,7 @@ func (s *Server) receiveOutOfBand(ctx context.Context, origin id.Server, room *e
 	if err != nil {
 		return err
 	}
-	if before.ID == ev.ID || !slices.Contains(ev.AuthEvents, before.ID) && ev.Depth <= before.Depth {
+	if !slices.Contains(ev.AuthEvents, before.ID) && ev.Depth <= before.Depth {
 		return nil // it ended an earlier one, and came after the user had asked or been asked again
 	}
 	// Without the room's state the power to take an invite back cannot be checked:
