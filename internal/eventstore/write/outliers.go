@@ -17,7 +17,7 @@ const (
 	outliersSQL       = `SELECT event_nid, flags FROM events WHERE stream_pos IS NULL AND event_nid > $1 ORDER BY event_nid LIMIT $2`
 	maxOutlierSQL     = `SELECT COALESCE(MAX(event_nid), 0) FROM events WHERE stream_pos IS NULL`
 	allOutlierSetsSQL = `SELECT event_nid, auth_nids FROM events WHERE stream_pos IS NULL AND event_nid > $1 ORDER BY event_nid LIMIT $2`
-	outlierSetSQL     = `SELECT event_nid, auth_nids FROM events WHERE event_nid IN `
+	outlierSetSQL     = `SELECT auth_nids FROM events WHERE event_nid IN `
 	membersSQL        = `SELECT room_nid, user_nid, event_nid FROM room_members WHERE (room_nid, user_nid) > ($1, $2)
 		ORDER BY room_nid, user_nid LIMIT $3`
 	historySQL = `SELECT user_nid, stream_pos, room_nid, event_nid FROM membership_changes
@@ -212,19 +212,10 @@ func (w *Writer) follow(ctx context.Context, m *outlierMarks, from func(i int) b
 		var next []nid.Event
 		err := sqldb.Chunk(level, func(part []nid.Event) error {
 			in, args := sqldb.InArgs(nil, numbers(part))
-			return query(ctx, w.db, outlierSetSQL+in, args, func(row func(...any) error) error {
-				var n nid.Event
-				var set []byte
-				if err := row(&n, &set); err != nil {
-					return err
+			return authSets(ctx, w.db, outlierSetSQL+in, args, func(auth nid.Event) {
+				if m.mark(auth) {
+					next = append(next, auth)
 				}
-				auth, err := nid.DecodeSet(set)
-				for _, a := range auth {
-					if m.mark(a) {
-						next = append(next, a)
-					}
-				}
-				return err
 			})
 		})
 		if err != nil {
@@ -233,6 +224,21 @@ func (w *Writer) follow(ctx context.Context, m *outlierMarks, from func(i int) b
 		level = next
 	}
 	return nil
+}
+
+// authSets calls fn for each auth event of the events that a statement gives.
+func authSets(ctx context.Context, q sqldb.Querier, text string, args []any, fn func(auth nid.Event)) error {
+	return query(ctx, q, text, args, func(row func(...any) error) error {
+		var set []byte
+		if err := row(&set); err != nil {
+			return err
+		}
+		list, err := nid.DecodeSet(set)
+		for _, a := range list {
+			fn(a)
+		}
+		return err
+	})
 }
 
 func numbers(list []nid.Event) []any {
@@ -299,24 +305,12 @@ func (w *Writer) Spare(ctx context.Context, events []nid.Event) error {
 			var next []nid.Event
 			err := sqldb.Chunk(level, func(part []nid.Event) error {
 				in, args := sqldb.InArgs([]any{int64(eventstore.Unreferenced)}, numbers(part))
-				var spared []nid.Event
-				err := query(ctx, tx, spareOutliersSQL+in+` RETURNING event_nid, auth_nids`, args, func(row func(...any) error) error {
-					var n nid.Event
-					var set []byte
-					if err := row(&n, &set); err != nil {
-						return err
+				return authSets(ctx, tx, spareOutliersSQL+in+` RETURNING auth_nids`, args, func(auth nid.Event) {
+					if !seen[auth] {
+						seen[auth] = true
+						next = append(next, auth)
 					}
-					auth, err := nid.DecodeSet(set)
-					spared = append(spared, auth...)
-					return err
 				})
-				for _, a := range spared {
-					if !seen[a] {
-						seen[a] = true
-						next = append(next, a)
-					}
-				}
-				return err
 			})
 			if err != nil {
 				return err
