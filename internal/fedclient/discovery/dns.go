@@ -224,14 +224,20 @@ func (c *dnsClient) exchange(ctx context.Context, q *dns.Msg, server string) (*d
 	ctx, cancel := context.WithTimeout(ctx, 2*dnsTimeout)
 	defer cancel()
 	msg, _, err := c.udp.ExchangeContext(ctx, q, server)
-	if err == nil && !msg.Truncated {
-		return msg, nil
-	}
 	if err != nil && !errors.Is(err, dns.ErrBuf) {
 		return nil, err
 	}
-	msg, _, err = c.tcp.ExchangeContext(ctx, q, server)
-	return msg, err
+	if err != nil || msg.Truncated {
+		if msg, _, err = c.tcp.ExchangeContext(ctx, q, server); err != nil {
+			return nil, err
+		}
+	}
+	// Where nobody listens on a high port, the system may give that very port to
+	// the question's own socket, which then reads what it sent.
+	if !msg.Response {
+		return nil, fmt.Errorf("DNS server %s sent the question back", server)
+	}
+	return msg, nil
 }
 
 // orderSRV puts records in the order in which they are to be tried: by

@@ -118,22 +118,46 @@ func TestRecordsOfOtherNamesAreIgnored(t *testing.T) {
 	}
 }
 
-func TestDNSServersAreTriedInTurn(t *testing.T) {
-	w := newWorld(t)
-	w.dns.add("_matrix-fed._tcp.a.example. 60 IN SRV 0 0 1 h.")
-	// A port where nobody listens refuses at once.
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+// deadDNS refuses at once. Its port is not one of those that the system gives
+// to the sockets of other tests.
+const deadDNS = "127.0.0.1:1"
+
+// A question that comes back is no answer: it would say that there are no records.
+func TestEchoIsNoAnswer(t *testing.T) {
+	pc, err := net.ListenPacket("udp", "127.0.0.1:0")
 	if err != nil {
 		t.Fatal(err)
 	}
-	dead := ln.Addr().String()
-	ln.Close()
-	c := newDNSClient([]string{dead, w.dns.addr})
+	ended := make(chan struct{})
+	t.Cleanup(func() { pc.Close(); <-ended })
+	go func() {
+		defer close(ended)
+		buf := make([]byte, 1500)
+		for {
+			n, from, err := pc.ReadFrom(buf)
+			if err != nil {
+				return
+			}
+			if _, err := pc.WriteTo(buf[:n], from); err != nil {
+				t.Errorf("echo: %v", err)
+			}
+		}
+	}()
+	recs, _, err := newDNSClient([]string{pc.LocalAddr().String()}).srv(context.Background(), "a.example.")
+	if !errors.Is(err, errUnreachable) {
+		t.Fatalf("an echo gave %v, %v", recs, err)
+	}
+}
+
+func TestDNSServersAreTriedInTurn(t *testing.T) {
+	w := newWorld(t)
+	w.dns.add("_matrix-fed._tcp.a.example. 60 IN SRV 0 0 1 h.")
+	c := newDNSClient([]string{deadDNS, w.dns.addr})
 	recs, _, err := c.srv(context.Background(), "_matrix-fed._tcp.a.example.")
 	if err != nil || len(recs) != 1 {
 		t.Fatalf("%v, %v", recs, err)
 	}
-	if _, _, err := newDNSClient([]string{dead}).srv(context.Background(), "a.example."); !errors.Is(err, errUnreachable) {
+	if _, _, err := newDNSClient([]string{deadDNS}).srv(context.Background(), "a.example."); !errors.Is(err, errUnreachable) {
 		t.Fatalf("no server at all gave %v", err)
 	}
 	ctx, cancel := context.WithCancel(context.Background())
@@ -148,12 +172,7 @@ func TestDNSServersAreTriedInTurn(t *testing.T) {
 
 func TestUnreachableDNSIsNotAskedTwice(t *testing.T) {
 	w := newWorld(t)
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	w.Resolver.dns = newDNSClient([]string{ln.Addr().String()})
-	ln.Close()
+	w.Resolver.dns = newDNSClient([]string{deadDNS})
 	res, err := w.Resolve(context.Background(), "a.example")
 	if err != nil || res.Step != "6" {
 		t.Fatalf("Resolve = %+v, %v", res, err)
