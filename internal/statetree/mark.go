@@ -104,7 +104,11 @@ func (m *Marker) visit(ctx context.Context, s, old *subtree) error {
 		if !old.branch() || old.pos >= s.pos {
 			break
 		}
-		*old = old.under(s.prefix)
+		if next := old.child(s.prefix); next != nil {
+			*old = *next
+		} else {
+			*old = subtree{}
+		}
 	}
 	for i := range s.children {
 		var below subtree

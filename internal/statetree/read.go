@@ -3,6 +3,8 @@ package statetree
 import (
 	"context"
 	"errors"
+	"fmt"
+	"maps"
 	"slices"
 
 	"weft/internal/nid"
@@ -10,16 +12,19 @@ import (
 
 // Get looks up one key. It reports false when the map does not have it.
 func Get(ctx context.Context, l Loader, root Root, key Key) (nid.Event, bool, error) {
-	s := top(root)
-	for s.count != 0 {
-		if err := load(ctx, l, &s); err != nil {
-			return 0, false, err
+	first := top(root)
+	for s := &first; s != nil && s.count != 0; s = s.child(key) {
+		if !s.loaded() {
+			n := *s
+			if err := load(ctx, l, &n); err != nil {
+				return 0, false, err
+			}
+			s = &n
 		}
 		if !s.branch() {
 			e, ok := s.find(key)
 			return e, ok, nil
 		}
-		s = s.under(key)
 	}
 	return 0, false, nil
 }
@@ -33,18 +38,18 @@ func (s *subtree) find(key Key) (nid.Event, bool) {
 	return s.entries[i].Event, true
 }
 
-// under gives the child of a branch that a key belongs to, empty when there is none.
-func (s *subtree) under(key Key) subtree {
+// child gives the child of a branch that a key belongs to, nil when there is none.
+func (s *subtree) child(key Key) *subtree {
 	if key.prefix(s.pos) != s.prefix {
-		return subtree{}
+		return nil
 	}
 	nibble := key.nibble(s.pos)
 	for i := range s.children {
 		if s.children[i].nibble == nibble {
-			return s.children[i].subtree
+			return &s.children[i].subtree
 		}
 	}
-	return subtree{}
+	return nil
 }
 
 // GetMany looks up several keys of one map, in their order; 0 stands for a key
@@ -69,42 +74,63 @@ type Lookup struct {
 // not the number of lookups.
 func GetEach(ctx context.Context, l Loader, lookups []Lookup) ([]nid.Event, error) {
 	out := make([]nid.Event, len(lookups))
-	at := make(map[int]subtree, len(lookups)) // where each unfinished lookup stands
+	at := make([]*subtree, len(lookups)) // where each lookup stands, nil at its end
 	for i, q := range lookups {
 		if !q.Root.Empty() {
-			at[i] = top(q.Root)
+			s := top(q.Root)
+			at[i] = &s
 		}
 	}
-	for len(at) > 0 {
-		level := make(map[Hash]*subtree)
-		for _, s := range at {
-			if !s.loaded() && level[s.hash] == nil {
-				level[s.hash] = &subtree{count: s.count, stored: true, hash: s.hash}
-			}
-		}
-		subs := make([]*subtree, 0, len(level))
-		for _, s := range level {
-			subs = append(subs, s)
-		}
-		if err := loadAll(ctx, l, subs); err != nil {
-			return nil, err
-		}
+	known := decodedOf(l)
+	for {
+		wanted := make(map[Hash]*subtree)
 		for i, s := range at {
-			if n := level[s.hash]; n != nil && !s.loaded() {
-				s = *n
-			}
-			if s.branch() {
-				s = s.under(lookups[i].Key)
-			}
-			if s.count == 0 || len(s.entries) > 0 {
-				out[i], _ = s.find(lookups[i].Key)
-				delete(at, i)
-				continue
+			key := lookups[i].Key
+			for s != nil {
+				if !s.loaded() {
+					n, ok := known[s.hash]
+					if !ok {
+						wanted[s.hash] = &subtree{count: s.count, stored: true, hash: s.hash}
+						break
+					}
+					if s.count >= 0 && n.count != s.count {
+						return nil, fmt.Errorf("%w: node %s has %d entries, its parent says %d", ErrCorrupt, s.hash, n.count, s.count)
+					}
+					s = n
+				}
+				if !s.branch() {
+					out[i], _ = s.find(key)
+					s = nil
+					break
+				}
+				s = s.child(key)
 			}
 			at[i] = s
 		}
+		if len(wanted) == 0 {
+			return out, nil
+		}
+		if err := loadAll(ctx, l, slices.Collect(maps.Values(wanted))); err != nil {
+			return nil, err
+		}
+		maps.Copy(known, wanted)
 	}
-	return out, nil
+}
+
+// maxDecoded bounds the nodes that a batch keeps decoded.
+const maxDecoded = 1024
+
+// decodedOf gives the nodes that are decoded already, by those of a batch if l is one, and room for more. They
+// are shared: nobody may change them.
+func decodedOf(l Loader) map[Hash]*subtree {
+	b, ok := l.(*Batch)
+	if !ok {
+		return make(map[Hash]*subtree)
+	}
+	if b.decoded == nil || len(b.decoded) > maxDecoded {
+		b.decoded = make(map[Hash]*subtree)
+	}
+	return b.decoded
 }
 
 // Count gives the number of entries of the map. It reads one node.

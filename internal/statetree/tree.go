@@ -147,6 +147,8 @@ var Stop = errors.New("statetree: stop")
 type Batch struct {
 	under Loader
 	nodes map[Hash][]byte
+	// decoded are nodes that lookups went through, see decodedOf.
+	decoded map[Hash]*subtree
 }
 
 // NewBatch makes an empty batch whose reads fall through to under.
