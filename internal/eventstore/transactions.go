@@ -1,6 +1,7 @@
 package eventstore
 
 import (
+	"bytes"
 	"context"
 	"crypto/sha256"
 	"database/sql"
@@ -8,6 +9,8 @@ import (
 	"errors"
 	"fmt"
 	"slices"
+
+	"github.com/klauspost/compress/s2"
 
 	"weft/internal/nid"
 	"weft/matrix/id"
@@ -120,7 +123,7 @@ func (r *Reader) StagedEvents(ctx context.Context, room nid.Room, after int64, l
 			return err
 		}
 		var err error
-		if s.Events, err = r.codec.decodeStaged(data); err != nil {
+		if s.Events, err = decodeStaged(data); err != nil {
 			return err
 		}
 		out = append(out, s)
@@ -135,19 +138,38 @@ func (r *Reader) StagedEvents(ctx context.Context, room nid.Room, after int64, l
 	return out, err
 }
 
+// maxStaged bounds what a stored row of waiting events may expand to: the events of one transaction.
+const maxStaged = 8 << 20
+
 // EncodeStaged gives the stored form of events that wait: for each the length of its ID, its ID, the
-// length of its JSON, its JSON, both as they are stored elsewhere.
-func (c *Codec) EncodeStaged(events []StagedEvent) []byte {
-	var out []byte
-	put := func(b []byte) { out = append(binary.AppendUvarint(out, uint64(len(b))), b...) }
+// length of its JSON, its JSON, all of them compressed together. They are here for a moment, so what counts is
+// how little work that is: S2 does it in a tenth of the time that zstd takes.
+func EncodeStaged(events []StagedEvent) []byte {
+	size := 0
+	for _, e := range events {
+		size += len(e.JSON) + 64
+	}
+	raw := make([]byte, 0, size)
+	put := func(b []byte) { raw = append(binary.AppendUvarint(raw, uint64(len(b))), b...) }
 	for _, e := range events {
 		put(EncodeEventID(e.ID))
-		put(c.Encode(e.JSON))
+		put(e.JSON)
 	}
-	return out
+	return s2.Encode(nil, raw)
 }
 
-func (c *Codec) decodeStaged(data []byte) ([]StagedEvent, error) {
+func decodeStaged(stored []byte) ([]StagedEvent, error) {
+	size, err := s2.DecodedLen(stored)
+	if err == nil && size > maxStaged {
+		err = fmt.Errorf("they would be %d bytes", size)
+	}
+	if err != nil {
+		return nil, fmt.Errorf("eventstore: staged events: %w", err)
+	}
+	data, err := s2.Decode(nil, stored)
+	if err != nil {
+		return nil, fmt.Errorf("eventstore: staged events: %w", err)
+	}
 	var out []StagedEvent
 	take := func() ([]byte, error) {
 		n, size := binary.Uvarint(data)
@@ -170,9 +192,7 @@ func (c *Codec) decodeStaged(data []byte) ([]StagedEvent, error) {
 		if part, err = take(); err != nil {
 			return nil, err
 		}
-		if e.JSON, err = c.Decode(part); err != nil {
-			return nil, err
-		}
+		e.JSON = bytes.Clone(part) // so that one that is kept keeps no others
 		out = append(out, e)
 	}
 	return out, nil

@@ -84,7 +84,7 @@ func (w *Writer) Stage(ctx context.Context, tx *sqldb.Tx, staged []eventstore.St
 	}
 	rows := make([][]any, len(staged))
 	for i, s := range staged {
-		rows[i] = []any{first + int64(i), int64(s.Room), s.Received, string(s.Origin), len(s.Events), w.codec.EncodeStaged(s.Events)}
+		rows[i] = []any{first + int64(i), int64(s.Room), s.Received, string(s.Origin), len(s.Events), eventstore.EncodeStaged(s.Events)}
 	}
 	if err := sqldb.Insert(ctx, tx, stageSQL, rows, ""); err != nil {
 		return fmt.Errorf("eventstore: staging events: %w", err)
@@ -101,7 +101,7 @@ func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, left []eventstore.St
 			done = append(done, s.Seq)
 			continue
 		}
-		if _, err := tx.Exec(ctx, restageSQL, s.Seq, len(s.Events), w.codec.EncodeStaged(s.Events)); err != nil {
+		if _, err := tx.Exec(ctx, restageSQL, s.Seq, len(s.Events), eventstore.EncodeStaged(s.Events)); err != nil {
 			return fmt.Errorf("eventstore: staged events: %w", err)
 		}
 	}
