@@ -82,7 +82,7 @@ func (r *storedRoom) set(sender id.User, typ, key string, content any) *event.Ev
 	}
 	ev, err := b.Build("test", "ed25519:1", ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)))
 	r.ok(err)
-	n, err := r.w.EventNIDs(ctx, 1)
+	n, err := r.w.EventNIDs(ctx, 1, 0)
 	r.ok(err)
 	types, keys, err := r.w.Intern(ctx, []string{typ}, []string{key, string(sender)})
 	r.ok(err)

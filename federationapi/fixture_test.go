@@ -168,7 +168,7 @@ func (r *room) put(ev *event.Event) *eventstore.Event {
 func (r *room) putAs(flags eventstore.Flags, events ...*event.Event) []*eventstore.Event {
 	r.t.Helper()
 	ctx := r.ctx()
-	first, err := r.w.EventNIDs(ctx, len(events))
+	first, err := r.w.EventNIDs(ctx, len(events), 0)
 	r.ok(err)
 	batch := statetree.NewBatch(r.r)
 	out := make([]*eventstore.Event, len(events))

@@ -52,7 +52,12 @@ func (s *Server) acceptAll(ctx context.Context, room id.Room, list []*incoming) 
 	err := s.queues.do(room, &job{ctx: ctx, run: func(ctx context.Context) error {
 		return s.attempt(ctx, func() error {
 			clear(errs)
-			return s.acceptOnce(ctx, room, list, errs)
+			err := s.acceptOnce(ctx, room, list, true, errs)
+			if errors.Is(err, errUnsettled) && !isInternal(err) {
+				clear(errs)
+				err = s.acceptOnce(ctx, room, list, false, errs)
+			}
+			return err
 		})
 	}})
 	if err != nil {
@@ -65,11 +70,12 @@ func (s *Server) acceptAll(ctx context.Context, room id.Room, list []*incoming) 
 	return errs
 }
 
-func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incoming, errs map[id.Event]error) error {
+func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incoming, patient bool, errs map[id.Event]error) error {
 	d, err := s.draftOn(ctx, roomID)
 	if err != nil {
 		return err
 	}
+	d.patient = patient
 	events := make([]*event.Event, len(list))
 	for i, in := range list {
 		events[i] = in.ev
@@ -82,13 +88,16 @@ func (s *Server) acceptOnce(ctx context.Context, roomID id.Room, list []*incomin
 	}
 	for _, in := range list {
 		err := d.accept(ctx, in)
-		if err != nil && isInternal(err) {
+		if err != nil && (isInternal(err) || errors.Is(err, errUnsettled)) {
 			return fmt.Errorf("receiving %s: %w", in.ev.ID, err)
 		}
 		if err != nil {
 			errs[in.ev.ID] = err
 			s.log.WithError(err).WithField("event", in.ev.ID).WithField("room", roomID).Info("event not accepted")
 		}
+	}
+	if err := d.settle(ctx); err != nil {
+		return err
 	}
 	return s.commit(ctx, d)
 }
@@ -293,10 +302,10 @@ func (d *draft) byStateBefore(ctx context.Context, ev *event.Event, before state
 //
 // spec: server-server §5.1.1 check 6, §5.1.5 (Soft failure)
 func (d *draft) byCurrentState(ctx context.Context, in *incoming, before statetree.Root) (verdict, err error) {
-	if before == d.current {
+	if d.open == nil && before == d.current {
 		return nil, nil
 	}
-	state, err := d.authState(ctx, d.current, in.ev)
+	state, err := d.currentState(ctx, in.ev)
 	if err != nil {
 		return nil, err
 	}

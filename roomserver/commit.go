@@ -378,7 +378,12 @@ func (d *draft) newEvent(ctx context.Context, ev *event.Event, known *eventstore
 	var n nid.Event
 	if known != nil {
 		n = known.NID
-	} else if n, err = d.s.writer.EventNIDs(ctx, 1); err != nil {
+		if last := highest(auth); last > max(n, d.room.Unordered) {
+			room := *d.room
+			room.Unordered = last
+			d.room = &room
+		}
+	} else if n, err = d.s.writer.EventNIDs(ctx, 1, highest(auth)); err != nil {
 		return nil, err
 	}
 	return d.s.newEvent(ctx, d.room.NID, n, ev, auth, 0)
@@ -415,6 +420,14 @@ func (s *Server) intern(ctx context.Context, events []*event.Event, want func(i 
 	}
 	_, _, err := s.writer.Intern(ctx, types, keys)
 	return err
+}
+
+// highest gives the highest of some numbers, 0 of none.
+func highest(list []nid.Event) (n nid.Event) {
+	for _, e := range list {
+		n = max(n, e)
+	}
+	return n
 }
 
 func sortedNIDs(list []nid.Event) []nid.Event {

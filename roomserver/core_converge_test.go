@@ -54,6 +54,16 @@ func converge(t *testing.T, open func() *sqldb.DB, version event.RoomVersion, rn
 	for _, e := range c.walkBack(c.tips(room), nil, 1, true) {
 		b.mustPush("c", e.Event)
 	}
+	// Two listen only: one takes each event by itself, the other takes all that come at once.
+	single, batched := w.node("single"), w.node("batched")
+	for _, n := range []*node{single, batched} {
+		n.joinFrom(a, room, id.User("@ear:"+n.name))
+	}
+	for _, n := range []*node{a, b, c, single, batched} {
+		for _, e := range a.walkBack(a.tips(room), nil, 100, true) {
+			n.mustPush("a", e.Event)
+		}
+	}
 	base := a.tips(room)
 	writers := []struct {
 		n    *node
@@ -62,6 +72,7 @@ func converge(t *testing.T, open func() *sqldb.DB, version event.RoomVersion, rn
 	var all []*eventstore.Event
 	for round := range 3 {
 		// The network is cut: each writes for itself.
+		fresh := len(all)
 		for _, wr := range writers {
 			for i := range 2 + rng.IntN(3) {
 				events, err := wr.n.trySend(room, conflicting(rng, wr.user, round, i))
@@ -70,6 +81,7 @@ func converge(t *testing.T, open func() *sqldb.DB, version event.RoomVersion, rn
 				}
 			}
 		}
+		sameAtOnce(t, room, all[fresh:], single, batched)
 		// It heals: all hear of each other, in different orders.
 		for _, wr := range writers {
 			deliver(t, rng, wr.n, all)
@@ -88,18 +100,41 @@ func converge(t *testing.T, open func() *sqldb.DB, version event.RoomVersion, rn
 			sameRoom(t, room, a, wr.n)
 		}
 		all = append(all, a.stored(merged.ID))
+		for _, n := range []*node{single, batched} {
+			n.mustPush("a", merged)
+			sameRoom(t, room, a, n)
+		}
 	}
 	for _, e := range all {
 		if len(e.PrevEvents) > 1 {
 			sameAsNaive(t, a, a.stored(e.ID))
 		}
 	}
-	for _, wr := range writers {
-		wr.n.check()
+	for _, n := range []*node{a, b, c, single, batched} {
+		n.check()
 	}
 	if len(a.tips(room)) == 0 || slices.Equal(a.tips(room), base) {
 		t.Fatal("nothing happened")
 	}
+}
+
+// sameAtOnce gives events to a server one by one, and to another all at once in the same order: the
+// verdicts are the same, those by the current state among them, and so is what becomes of the room.
+func sameAtOnce(t *testing.T, room id.Room, list []*eventstore.Event, single, batched *node) {
+	t.Helper()
+	events := make([]*event.Event, len(list))
+	for i, e := range list {
+		events[i] = e.Event
+		single.push("x", e.Event)
+	}
+	batched.push("x", events...)
+	for _, e := range events {
+		one, all := single.stored(e.ID), batched.stored(e.ID)
+		if one == nil || all == nil || one.Flags != all.Flags {
+			t.Errorf("%s is %+v by itself and %+v among others", e.ID, one, all)
+		}
+	}
+	sameRoom(t, room, single, batched)
 }
 
 // conflicting is an event that is likely to conflict with what others do.

@@ -659,3 +659,31 @@ func TestRedactions(t *testing.T) {
 		}
 	})
 }
+
+// An event that makes the state too contradictory to be resolved keeps none of those that come with it out.
+func TestReceiveTooManyConflicts(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		s.limits.Conflicts = 2
+		start := s.stored(s.tips(s.room)[0]).Event
+		branch := func(n, first int) []*event.Event {
+			out := []*event.Event{start}
+			for i := range n {
+				out = append(out, s.forge(s.room, state(alice, "org.test", fmt.Sprint(first+i), `{}`), on(out[i])))
+			}
+			return out[1:]
+		}
+		good, many := branch(2, 0), branch(2, 10)
+		after := s.forge(s.room, message(pat, "after"), on(good[1]), by(s.auth()...))
+		errs := s.push("p", good[0], good[1], many[0], many[1], after)
+		for _, e := range []*event.Event{good[0], good[1], after} {
+			if errs[e.ID] != nil {
+				t.Errorf("%s is refused: %v", e.ID, errs[e.ID])
+			}
+			s.has(e, 0)
+		}
+		s.isTip(true, after)
+		if errs[many[0].ID] == nil && errs[many[1].ID] == nil {
+			t.Error("what contradicts too much was taken without a word")
+		}
+	})
+}

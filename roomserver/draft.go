@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"slices"
 
@@ -33,10 +34,15 @@ type draft struct {
 	coming  map[id.Event]coming
 	tips    []*eventstore.Event // forward extremities, loaded
 	began   []*eventstore.Event // those that the draft began with
-	current statetree.Root      // the state resolved over them
+	current statetree.Root      // the state resolved over them, once it is settled
 	depth   int64
+	// patient: the state over several extremities is resolved when somebody has to know it, not with
+	// each event. open are the states after them that wait for that.
+	patient bool
+	open    []statetree.Root
 	// memo holds the resolutions made here, for the server's memory after the commit.
-	memo []resolved
+	memo   []resolved
+	looked *looked
 	// redacted are targets, old or new, and the redaction that hides them.
 	redacted []redaction
 	// gaps are previous events that nobody gave us, with the depth of who refers to them.
@@ -116,21 +122,23 @@ type mark struct {
 	added, memo, redacted, gaps, txns int
 	tips                              []*eventstore.Event
 	current                           statetree.Root
+	open                              []statetree.Root
 	depth                             int64
 }
 
 func (d *draft) mark() mark {
-	return mark{len(d.added), len(d.memo), len(d.redacted), len(d.gaps), len(d.txns), d.tips, d.current, d.depth}
+	return mark{len(d.added), len(d.memo), len(d.redacted), len(d.gaps), len(d.txns), d.tips, d.current, d.open, d.depth}
 }
 
 func (d *draft) rewind(m mark) {
 	for _, a := range d.added[m.added:] {
 		delete(d.byID, a.ID)
 		delete(d.byNID, a.NID)
+		d.looked = nil
 	}
 	d.added, d.memo, d.redacted = d.added[:m.added], d.memo[:m.memo], d.redacted[:m.redacted]
 	d.gaps, d.txns = d.gaps[:m.gaps], d.txns[:m.txns]
-	d.tips, d.current, d.depth = m.tips, m.current, m.depth
+	d.tips, d.current, d.open, d.depth = m.tips, m.current, m.open, m.depth
 }
 
 // accepted tells whether an event takes part in the room: it can be a forward
@@ -157,7 +165,7 @@ func (d *draft) after(ctx context.Context, e *eventstore.Event) (statetree.Root,
 // another server told the state at a gap.
 func (d *draft) before(ctx context.Context, prevs []*eventstore.Event, extra ...statetree.Root) (statetree.Root, error) {
 	if len(extra) == 0 && sameEvents(prevs, d.tips) {
-		return d.current, nil
+		return d.current, d.settle(ctx)
 	}
 	roots := extra
 	for _, p := range prevs {
@@ -233,12 +241,89 @@ func (d *draft) advance(ctx context.Context, a *addition) error {
 			return err
 		}
 	}
+	if d.patient {
+		d.tips, d.open = tips, roots
+		return nil
+	}
 	current, err := d.resolve(ctx, roots)
 	if err != nil {
 		return err
 	}
 	d.tips, d.current = tips, current
 	return nil
+}
+
+// errUnsettled reports that the state over the forward extremities of a patient draft cannot be
+// resolved. Which of its events is the one too many, only a draft that is not patient tells.
+var errUnsettled = errors.New("the current state cannot be resolved")
+
+// settle makes d.current the state over the forward extremities.
+func (d *draft) settle(ctx context.Context) error {
+	if d.open == nil {
+		return nil
+	}
+	current, err := d.resolve(ctx, d.open)
+	if err != nil {
+		return fmt.Errorf("%w: %w", errUnsettled, err)
+	}
+	d.current, d.open = current, nil
+	return nil
+}
+
+// currentState gives what the rules need to judge an event by the current state. The states after
+// the extremities tell it by themselves where they agree: what is not conflicted comes through
+// resolution as it is. What none of them has, resolution may bring back, and what they contradict each
+// other in, it decides.
+//
+// spec: rooms/v2, rooms/v12 (State resolution, Algorithm, the last step)
+func (d *draft) currentState(ctx context.Context, ev *event.Event) (eventauth.MapState, error) {
+	keys := append(eventauth.NeededKeys(ev), eventauth.Key{Type: eventauth.TypeCreate})
+	if d.open == nil {
+		return d.state(ctx, d.current, keys)
+	}
+	agreed, err := d.agree(ctx, keys)
+	if err != nil {
+		return nil, err
+	}
+	if agreed {
+		return d.state(ctx, d.open[0], keys)
+	}
+	if err := d.settle(ctx); err != nil {
+		return nil, err
+	}
+	return d.state(ctx, d.current, keys)
+}
+
+// agree tells whether all open states hold the same events for all keys.
+func (d *draft) agree(ctx context.Context, keys []eventauth.Key) (bool, error) {
+	known, err := d.s.store.KeyMap(ctx, keys)
+	if err != nil {
+		return false, err
+	}
+	places := make([]statetree.Key, len(keys))
+	for i, k := range keys {
+		place, ok := known[k]
+		if !ok {
+			return false, nil
+		}
+		places[i] = place
+	}
+	lookups := make([]statetree.Lookup, 0, len(d.open)*len(places))
+	for _, root := range d.open {
+		for _, k := range places {
+			lookups = append(lookups, statetree.Lookup{Root: root, Key: k})
+		}
+	}
+	found, err := statetree.GetEach(ctx, d.nodes, lookups)
+	if err != nil {
+		return false, fmt.Errorf("states of %s: %w", d.room.ID, err)
+	}
+	for i, n := range found {
+		if n == 0 || n != found[i%len(places)] {
+			return false, nil
+		}
+	}
+	return true, nil
 }
 
 // maxCovered bounds the walk through rejected and soft-failed ancestors.

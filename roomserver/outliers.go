@@ -174,7 +174,7 @@ func (o *outliers) tryBatch(ctx context.Context, index []int32, events []*event.
 		}
 		n := o.done[i].nid
 		if n == 0 {
-			if n, err = o.s.writer.EventNIDs(ctx, 1); err != nil {
+			if n, err = o.s.writer.EventNIDs(ctx, 1, highest(auth)); err != nil {
 				return err
 			}
 		}

@@ -108,15 +108,32 @@ type merge struct {
 	ctx   context.Context
 	d     *draft
 	first statetree.Root
+	*looked
+}
+
+// looked is what the resolutions of a draft have looked at. Each begins where the one before it ended, so
+// most of what the next one needs is here.
+type looked struct {
 	nids  map[id.Event]nid.Event
 	ids   map[nid.Event]id.Event
 	cache map[id.Event]*event.Event
 	bad   map[id.Event]bool // rejected
+	auth  map[nid.Event][]nid.Event
+}
+
+// maxLooked bounds the events that a draft keeps for its next resolution.
+const maxLooked = 5_000
+
+func newLooked() *looked {
+	return &looked{nids: make(map[id.Event]nid.Event), ids: make(map[nid.Event]id.Event), cache: make(map[id.Event]*event.Event),
+		bad: make(map[id.Event]bool), auth: make(map[nid.Event][]nid.Event)}
 }
 
 func (d *draft) resolveConflicts(ctx context.Context, roots []statetree.Root) (statetree.Root, error) {
-	m := &merge{ctx: ctx, d: d, first: roots[0], nids: make(map[id.Event]nid.Event), ids: make(map[nid.Event]id.Event),
-		cache: make(map[id.Event]*event.Event), bad: make(map[id.Event]bool)}
+	if d.looked == nil || len(d.looked.nids)+len(d.looked.auth) > maxLooked {
+		d.looked = newLooked()
+	}
+	m := &merge{ctx: ctx, d: d, first: roots[0], looked: d.looked}
 	places := make(map[statetree.Key][]nid.Event)
 	err := statetree.Conflicts(ctx, d.nodes, roots, func(k statetree.Key, events []nid.Event) error {
 		if len(places) >= d.s.limits.Conflicts {
@@ -198,7 +215,16 @@ func (m *merge) translate(places map[statetree.Key][]nid.Event, sides int) (map[
 // load reads events by number, as they were before any redaction: what a redaction hides
 // must not depend on when it came.
 func (m *merge) load(nids []nid.Event) error {
-	events, err := m.d.judged(m.ctx, nids)
+	rest := make([]nid.Event, 0, len(nids))
+	for _, n := range nids {
+		if m.ids[n] == "" {
+			rest = append(rest, n)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	events, err := m.d.judged(m.ctx, rest)
 	m.remember(events)
 	return err
 }
@@ -259,12 +285,9 @@ func (m *merge) unconflicted(k stateres.Key) (id.Event, error) {
 }
 
 // order is the number an event was given: it is stored after its auth events, so it
-// has a higher one. (Numbers are handed out in blocks, so two nodes may
-// break that; the resolver notices and only takes longer.)
+// has a higher one. (Events that were stored without them, and completed later, break
+// that; the resolver notices and only takes longer.)
 func (m *merge) order(e id.Event) int64 { return int64(m.nids[e]) }
-
-// orderSlack is by how much the order of numbers may be off with several nodes.
-const orderSlack = 100_000
 
 // inUnconflictedChain answers for the few events of which the resolver cannot tell
 // whether an unconflicted event's auth chain has them. An event that has another in its chain has a
@@ -274,13 +297,13 @@ const orderSlack = 100_000
 // time. These are looked at first, and all other unconflicted events, of which there may be
 // 100,000, only for the rest.
 func (m *merge) inUnconflictedChain(list []id.Event, conflicted map[statetree.Key][]nid.Event) (map[id.Event]bool, error) {
-	c := &chainSearch{d: m.d, ctx: m.ctx, wanted: make(map[nid.Event]id.Event, len(list)), lowest: 1<<62 - 1,
+	c := &chainSearch{m: m, wanted: make(map[nid.Event]id.Event, len(list)), lowest: 1<<62 - 1,
 		from: make(map[nid.Event]statetree.Entry), found: make(map[id.Event]bool)}
 	likely := make([]statetree.Key, 0, 2*len(list))
 	for _, e := range list {
 		n := m.nids[e]
 		c.wanted[n] = e
-		c.lowest = min(c.lowest, n-orderSlack)
+		c.lowest = min(c.lowest, n-1)
 		if w, ok := m.d.s.witnesses.GetIfPresent(n); ok {
 			likely = append(likely, w.Key)
 		}
@@ -289,6 +312,9 @@ func (m *merge) inUnconflictedChain(list []id.Event, conflicted map[statetree.Ke
 			return nil, err
 		}
 		likely = append(likely, own...)
+	}
+	if c.lowest < m.d.room.Unordered {
+		c.lowest = 0
 	}
 	likely = slices.DeleteFunc(likely, func(k statetree.Key) bool { return conflicted[k] != nil })
 	events, err := statetree.GetMany(m.ctx, m.d.nodes, m.first, likely)
@@ -317,10 +343,27 @@ func (m *merge) inUnconflictedChain(list []id.Event, conflicted map[statetree.Ke
 	return c.found, c.follow(rest)
 }
 
+// edges makes the numbers of the auth events of events known.
+func (m *merge) edges(list []nid.Event) error {
+	rest := make([]nid.Event, 0, len(list))
+	for _, n := range list {
+		if _, ok := m.auth[n]; !ok {
+			rest = append(rest, n)
+		}
+	}
+	if len(rest) == 0 {
+		return nil
+	}
+	found, err := m.d.authNIDs(m.ctx, rest)
+	for n, auth := range found {
+		m.auth[n] = auth
+	}
+	return err
+}
+
 // chainSearch looks for events in the auth chains of entries of a state.
 type chainSearch struct {
-	ctx    context.Context
-	d      *draft
+	m      *merge
 	wanted map[nid.Event]id.Event
 	lowest nid.Event // below it there is nothing of interest
 	// from holds the events that were met, with the entry that led to them.
@@ -342,21 +385,20 @@ func (c *chainSearch) follow(entries []statetree.Entry) error {
 		level = append(level, n)
 		if e, ok := c.wanted[n]; ok {
 			c.found[e] = true
-			c.d.s.witnesses.Set(n, from)
+			c.m.d.s.witnesses.Set(n, from)
 		}
 	}
 	for _, e := range entries {
 		meet(e.Event, e)
 	}
 	for len(level) > 0 && !c.done() {
-		edges, err := c.d.authNIDs(c.ctx, level)
-		if err != nil {
+		if err := c.m.edges(level); err != nil {
 			return err
 		}
 		now := level
 		level = nil
 		for _, n := range now {
-			for _, a := range edges[n] {
+			for _, a := range c.m.auth[n] {
 				if a > c.lowest {
 					meet(a, c.from[n])
 				}

@@ -266,7 +266,7 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 	ctx := r.t.Context()
 	e := &eventstore.Event{Event: ev, RoomNID: r.nid, Flags: o.flags}
 	var err error
-	e.NID, err = r.w.EventNIDs(ctx, 1)
+	e.NID, err = r.w.EventNIDs(ctx, 1, 0)
 	r.ok(err)
 	types, keys, err := r.w.Intern(ctx, []string{ev.Type}, []string{string(ev.Sender), ev.StateKey})
 	r.ok(err)

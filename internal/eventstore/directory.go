@@ -21,7 +21,7 @@ const (
 	aliasesSQL     = `SELECT alias FROM room_aliases WHERE room_nid = $1 ORDER BY alias`
 	publishedSQL   = `SELECT COUNT(*) FROM published_rooms WHERE appservice = $1 AND network = $2 AND room_nid = $3`
 	publicCountSQL = `SELECT COUNT(*) FROM published_rooms WHERE appservice = $1 AND network = $2`
-	publicSQL      = `SELECT r.room_nid, r.revision, r.depth, r.stub, r.joined, r.invited, r.room_id, r.version, r.current_state, r.extremities
+	publicSQL      = `SELECT r.room_nid, r.revision, r.depth, r.stub, r.joined, r.invited, r.unordered, r.room_id, r.version, r.current_state, r.extremities
 		FROM published_rooms p JOIN rooms r ON r.room_nid = p.room_nid
 		WHERE p.appservice = $1 AND p.network = $2 AND (r.joined < $3 OR r.joined = $3 AND r.room_nid > $4)
 		ORDER BY r.joined DESC, r.room_nid LIMIT $5`

@@ -158,7 +158,7 @@ func TestRolledBackRowsReachNoCache(t *testing.T) {
 		e.Event = r.build(alice, "m.room.message", nil, map[string]any{"body": "never"})
 		e.TypeNID, e.StateKeyNID, e.StreamPos = nid.TypeMessage, 0, 99
 		var err error
-		e.NID, err = w.w.EventNIDs(w.ctx(), 1)
+		e.NID, err = w.w.EventNIDs(w.ctx(), 1, 0)
 		w.ok(err)
 		undo := errors.New("undo")
 		err = w.db.Update(w.ctx(), func(tx *sqldb.Tx) error {
@@ -356,6 +356,51 @@ func TestJudged(t *testing.T) {
 		}
 		if _, err := w.r.Judged(w.ctx(), []nid.Event{1 << 40}); err == nil {
 			t.Error("a number that leads nowhere is no error")
+		}
+	})
+}
+
+// Two processes take numbers in blocks. An event whose auth events the other one stored has a higher number
+// than they all the same.
+func TestEventNumbersFollowAuthEvents(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		other, err := write.New(w.ctx(), w.db, w.fresh())
+		w.ok(err)
+		var last nid.Event
+		for i := range 20 {
+			by := []*write.Writer{w.w, other}[i%2]
+			n, err := by.EventNIDs(w.ctx(), 3, last)
+			w.ok(err)
+			if n <= last {
+				t.Fatalf("number %d after %d", n, last)
+			}
+			last = n + 2
+		}
+	})
+}
+
+// An event that was stored before its auth events breaks the order of numbers. The room says up to where, and
+// what was computed before is refused.
+func TestCompletedEventsAreUnordered(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		r := w.newRoom("12", alice)
+		first := r.put(r.build(alice, "org.test", ptr("1"), map[string]any{}), option{})
+		second := r.put(r.build(alice, "org.test", ptr("2"), map[string]any{}), option{})
+		late := *first
+		before := r.row()
+		late.AuthNIDs = []nid.Event{late.NID - 1, second.NID}
+		complete := func() {
+			w.update(func(ctx context.Context, tx *sqldb.Tx) error { return w.w.SetAuth(ctx, tx, &late) })
+		}
+		complete()
+		after := r.row()
+		if after.Unordered != second.NID || after.Revision != before.Revision+1 {
+			t.Fatalf("up to %d, revision %d after %d", after.Unordered, after.Revision, before.Revision)
+		}
+		late.AuthNIDs = late.AuthNIDs[:1]
+		complete()
+		if again := r.row(); again.Unordered != after.Unordered || again.Revision != after.Revision {
+			t.Fatalf("what is in order changed the room: %+v", again)
 		}
 	})
 }

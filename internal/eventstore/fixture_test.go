@@ -168,7 +168,7 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 	r.t.Helper()
 	ctx := r.ctx()
 	e := &eventstore.Event{Event: ev, RoomNID: r.nid, Flags: o.flags}
-	first, err := r.w.EventNIDs(ctx, 1)
+	first, err := r.w.EventNIDs(ctx, 1, 0)
 	r.ok(err)
 	e.NID = first
 	types, keys, err := r.w.Intern(ctx, []string{ev.Type}, []string{string(ev.Sender), ev.StateKey})

@@ -14,7 +14,7 @@ import (
 )
 
 const (
-	roomColumns  = `SELECT room_nid, revision, depth, stub, joined, invited, room_id, version, current_state, extremities FROM rooms `
+	roomColumns  = `SELECT room_nid, revision, depth, stub, joined, invited, unordered, room_id, version, current_state, extremities FROM rooms `
 	roomByIDSQL  = roomColumns + `WHERE room_id = $1`
 	roomByNIDSQL = roomColumns + `WHERE room_nid = $1`
 	roomsSQL     = roomColumns + `WHERE room_nid IN `
@@ -69,7 +69,7 @@ func scanRoom(row func(...any) error) (*Room, error) {
 	r := &Room{}
 	var stub int64
 	var state, extremities []byte
-	if err := row(&r.NID, &r.Revision, &r.Depth, &stub, &r.Joined, &r.Invited, &r.ID, &r.Version, &state, &extremities); err != nil {
+	if err := row(&r.NID, &r.Revision, &r.Depth, &stub, &r.Joined, &r.Invited, &r.Unordered, &r.ID, &r.Version, &state, &extremities); err != nil {
 		return nil, fmt.Errorf("eventstore: room: %w", err)
 	}
 	r.Stub = stub != 0

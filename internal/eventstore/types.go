@@ -105,6 +105,9 @@ type Room struct {
 	Stub bool
 	// Joined and Invited count the members of the current state.
 	Joined, Invited int64
+	// Unordered is the highest number of an auth event whose event has a lower one, since it was stored
+	// before. Above it, events have higher numbers than all of their auth chains.
+	Unordered nid.Event
 }
 
 // Membership is a user's relation to a room.

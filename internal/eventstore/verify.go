@@ -114,6 +114,9 @@ func (v *verifier) events(ctx context.Context, room *Room) error {
 }
 
 func (v *verifier) event(ctx context.Context, room *Room, e *Event) {
+	if n := len(e.AuthNIDs); n > 0 && e.AuthNIDs[n-1] > max(e.NID, room.Unordered) {
+		v.problem(room, "%s has the number %d, its auth event %d", e.ID, e.NID, e.AuthNIDs[n-1])
+	}
 	outlier := e.Flags&Outlier != 0
 	if outlier == (e.StreamPos != 0) || outlier && e.HasState {
 		v.problem(room, "%s has flags %d, position %d, state %v", e.ID, e.Flags, e.StreamPos, e.HasState)

@@ -27,6 +27,7 @@ CREATE TABLE rooms (
     stub          BIGINT NOT NULL,
     joined        BIGINT NOT NULL,
     invited       BIGINT NOT NULL,
+    unordered     BIGINT NOT NULL,
     room_id       TEXT NOT NULL UNIQUE,
     version       TEXT NOT NULL,
     current_state BYTEA NOT NULL,

@@ -17,8 +17,8 @@ import (
 var ErrFence = errors.New("eventstore: the room has changed since")
 
 const (
-	insertRoomSQL = `INSERT INTO rooms (room_nid, revision, depth, stub, joined, invited, room_id, version, current_state, extremities)
-		VALUES ($1, 1, 0, 1, 0, 0, $2, $3, $4, $5) ON CONFLICT (room_id) DO NOTHING`
+	insertRoomSQL = `INSERT INTO rooms (room_nid, revision, depth, stub, joined, invited, unordered, room_id, version, current_state, extremities)
+		VALUES ($1, 1, 0, 1, 0, 0, 0, $2, $3, $4, $5) ON CONFLICT (room_id) DO NOTHING`
 	updateRoomSQL = `UPDATE rooms SET revision = revision + 1, depth = $3, stub = $4, version = $5, current_state = $6, extremities = $7
 		WHERE room_nid = $1 AND revision = $2`
 	touchRoomSQL = `UPDATE rooms SET revision = revision + 1 WHERE room_nid = $1 AND revision = $2`

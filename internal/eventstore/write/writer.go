@@ -48,12 +48,12 @@ func reserve(ctx context.Context, tx *sqldb.Tx, name string, n int64) (first int
 	return next - n, nil
 }
 
-// take gives n consecutive numbers, reserving a new block when the current one is
-// too short. What is left of that is lost.
-func (b *block) take(ctx context.Context, db *sqldb.DB, n int64) (first int64, err error) {
+// take gives n consecutive numbers above after, reserving a new block when the current one is
+// too short or too low. What is left of that is lost.
+func (b *block) take(ctx context.Context, db *sqldb.DB, n, after int64) (first int64, err error) {
 	b.mu.Lock()
 	defer b.mu.Unlock()
-	if b.stop-b.next < n {
+	if b.stop-b.next < n || b.next <= after {
 		size := max(n, b.size)
 		err := db.Update(ctx, func(tx *sqldb.Tx) (err error) {
 			first, err = reserve(ctx, tx, b.name, size)
@@ -69,16 +69,16 @@ func (b *block) take(ctx context.Context, db *sqldb.DB, n int64) (first int64, e
 	return first, nil
 }
 
-// EventNIDs reserves n consecutive numbers for events. It must not be called inside a
-// transaction.
-func (w *Writer) EventNIDs(ctx context.Context, n int) (first nid.Event, err error) {
-	v, err := w.events.take(ctx, w.db, int64(n))
+// EventNIDs reserves n consecutive numbers for events, higher than after: that of the last of their auth
+// events, which another process may have stored. It must not be called inside a transaction.
+func (w *Writer) EventNIDs(ctx context.Context, n int, after nid.Event) (first nid.Event, err error) {
+	v, err := w.events.take(ctx, w.db, int64(n), int64(after))
 	return nid.Event(v), err
 }
 
 // RoomNID reserves a number for a room. It must not be called inside a transaction.
 func (w *Writer) RoomNID(ctx context.Context) (nid.Room, error) {
-	v, err := w.rooms.take(ctx, w.db, 1)
+	v, err := w.rooms.take(ctx, w.db, 1, 0)
 	return nid.Room(v), err
 }
 
