@@ -46,7 +46,7 @@ type writeSet struct {
 // room is not what the draft was computed on.
 func (s *Server) commit(ctx context.Context, d *draft) error {
 	if len(d.added) == 0 {
-		return nil
+		return s.overtaken(ctx, d)
 	}
 	w, err := d.ready(ctx)
 	if err != nil {

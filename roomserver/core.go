@@ -97,6 +97,9 @@ type Config struct {
 	// Remote asks other servers, Keys verifies their events.
 	Remote Remote
 	Keys   Keys
+	// Shared: other processes may write to the database. What was decided on a room as this one remembers it
+	// is then checked, where no fence does it.
+	Shared bool
 	// UserExists tells whether a user of this server can be invited: there is such an
 	// account, and it is not deactivated. Nil: all can.
 	UserExists func(ctx context.Context, user id.User) (bool, error)

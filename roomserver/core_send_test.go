@@ -229,3 +229,31 @@ func TestFenceBetweenTwoNodes(t *testing.T) {
 		two.check()
 	})
 }
+
+// Two nodes on one database, each of which remembers the room: what a node refuses, it refuses by the room as it is, not as
+// it was when this node wrote to it last.
+func TestRefusalsAreNotStale(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		w := newWorld(t, open)
+		one := w.node("a")
+		two := w.nodeOn("a", one.db)
+		const dora id.User = "@dora:a"
+		room := one.create("11", alice)
+		two.send(room, message(alice, "remembered by the second node"))
+		one.send(room, state(alice, "m.room.member", string(dora), `{"membership":"invite"}`), state(dora, "m.room.member", string(dora), `{"membership":"join"}`))
+		two.send(room, message(dora, "let in by the first"))
+		one.send(room, state(dora, "m.room.member", string(dora), `{"membership":"leave"}`))
+		if _, err := two.trySend(room, message(dora, "after all")); !errors.Is(err, merr.ErrForbidden) {
+			t.Errorf("a message after leaving: %v", err)
+		}
+		err := two.inRoom(context.Background(), room, func(ctx context.Context, v *roomView) error {
+			if m, _, err := v.Membership(ctx, dora); err != nil || m != "leave" {
+				t.Errorf("the second node sees %q, %v", m, err)
+			}
+			return nil
+		})
+		if err != nil {
+			t.Error(err)
+		}
+	})
+}

@@ -23,6 +23,8 @@ type draft struct {
 	room  *eventstore.Room // what it was computed on; revision 0: a new room
 	nodes *statetree.Batch
 	auth  *eventauth.Checker
+	// remembered: the room was not read just now.
+	remembered bool
 
 	added []*addition
 	byID  map[id.Event]*eventstore.Event

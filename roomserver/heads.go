@@ -42,10 +42,26 @@ func (h *heads) put(w *writeSet) {
 	h.cache.Set(room.ID, head{room: &room, tips: w.d.tips})
 }
 
+// overtaken is errStale when a draft that stores nothing, and so meets no fence, was begun on a room as it
+// is no longer: what was decided on it may be wrong.
+func (s *Server) overtaken(ctx context.Context, d *draft) error {
+	if !d.remembered || !s.cfg.Shared {
+		return nil
+	}
+	s.heads.forget(d.room.ID)
+	now, err := s.store.Room(ctx, d.room.ID)
+	if err == nil && now.Revision != d.room.Revision {
+		err = fmt.Errorf("%w: revision %d, it is %d", errStale, d.room.Revision, now.Revision)
+	}
+	return err
+}
+
 // draftOn begins a draft on a room, stub or not. One that is not known is M_NOT_FOUND.
 func (s *Server) draftOn(ctx context.Context, room id.Room) (*draft, error) {
 	if h, ok := s.heads.cache.GetIfPresent(room); ok {
-		return s.draftAt(h.room, h.tips), nil
+		d := s.draftAt(h.room, h.tips)
+		d.remembered = true
+		return d, nil
 	}
 	row, err := s.store.Room(ctx, room)
 	if err != nil {

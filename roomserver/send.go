@@ -50,6 +50,9 @@ type sendJob struct {
 // the build function of sendLocal.
 func (s *Server) inRoom(ctx context.Context, room id.Room, fn func(ctx context.Context, v *roomView) error) error {
 	return s.queues.do(room, &job{ctx: ctx, run: func(ctx context.Context) error {
+		if s.cfg.Shared {
+			s.heads.forget(room) // fn looks, and meets no fence
+		}
 		d, err := s.draftOf(ctx, room)
 		if err != nil {
 			return err
@@ -62,6 +65,9 @@ func (s *Server) inRoom(ctx context.Context, room id.Room, fn func(ctx context.C
 func (s *Server) draftOf(ctx context.Context, room id.Room) (*draft, error) {
 	d, err := s.draftOn(ctx, room)
 	if err == nil && d.room.Stub {
+		if err := s.overtaken(ctx, d); err != nil {
+			return nil, err
+		}
 		return nil, merr.NotFound("this server is not in the room %s", room)
 	}
 	return d, err

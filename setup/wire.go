@@ -12,6 +12,7 @@ import (
 	clientapiapi "weft/clientapi/api"
 	"weft/federationapi"
 	"weft/internal/httpapi"
+	"weft/internal/sqldb"
 	"weft/internal/stream"
 	"weft/internal/upkeep"
 	"weft/keyserver"
@@ -51,7 +52,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
 		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep, Verify: s.opts.Verify,
-		UserExists: users.exists,
+		UserExists: users.exists, Shared: s.db.Dialect() == sqldb.Postgres,
 	})
 	if err != nil {
 		return nil, err

@@ -1,0 +1,118 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+)
+
+// under runs the load while weather happens, and checks it then.
+func under(t *testing.T, c *cluster, w *workload, weather func(ctx context.Context)) {
+	t.Helper()
+	ctx, cancel := context.WithCancel(t.Context())
+	done := make(chan struct{})
+	go func() {
+		defer close(done)
+		w.run(ctx)
+	}()
+	weather(ctx)
+	cancel()
+	<-done
+	w.check()
+}
+
+// sent waits until so many more messages were acknowledged.
+func (w *workload) sent(more int) {
+	w.t.Helper()
+	count := func() int {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		n := 0
+		for _, list := range w.acked {
+			n += len(list)
+		}
+		return n
+	}
+	target := count() + more
+	until(w.t, 2*time.Minute, fmt.Sprintf("%d messages", target), func() bool { return count() >= target })
+}
+
+func TestThreeEqualNodes(t *testing.T) {
+	c := newCluster(t, 3)
+	c.start() // all at once, on an empty database
+	w := newWorkload(t, c.nodes, 4, 3)
+	under(t, c, w, func(context.Context) { w.sent(1000) })
+}
+
+func TestNamesAndKeysAreGivenOnce(t *testing.T) {
+	c := newCluster(t, 3)
+	c.start()
+	w := newWorkload(t, c.nodes, 1, 2)
+	ctx := t.Context()
+	var mu sync.Mutex
+	given := map[string]int{}
+	var wg sync.WaitGroup
+	for name := range 20 {
+		for i := range 6 {
+			wg.Go(func() {
+				body := fmt.Sprintf(`{"username":"same%d","password":"secret-%d","auth":{"type":"m.login.dummy"}}`, name, i)
+				a, err := w.c.once(ctx, c.nodes[i%3], "POST", "/_matrix/client/v3/register", "", []byte(body))
+				if err != nil {
+					t.Error(err)
+					return
+				}
+				mu.Lock()
+				defer mu.Unlock()
+				if a.status == 200 {
+					given[a.body.Get("user_id").Str]++
+				} else if code := a.body.Get("errcode").Str; code != "M_USER_IN_USE" && code != "M_LIMIT_EXCEEDED" {
+					t.Errorf("register: %d %s", a.status, a.body.Raw)
+				}
+			})
+		}
+	}
+	wg.Wait()
+	for user, n := range given {
+		if n != 1 {
+			t.Errorf("%s was given %d times", user, n)
+		}
+	}
+	owner := w.users[0]
+	const keys = 60
+	body := `{"one_time_keys":{`
+	for i := range keys {
+		if i > 0 {
+			body += ","
+		}
+		body += fmt.Sprintf(`"signed_curve25519:%d":{"key":"k%d"}`, i, i)
+	}
+	_, err := w.c.ok(ctx, "POST", "/_matrix/client/v3/keys/upload", owner.token, body+`}}`)
+	must(t, err)
+	claimed := map[string]int{}
+	for i := range keys + 12 {
+		wg.Go(func() {
+			body := fmt.Sprintf(`{"one_time_keys":{%q:{%q:"signed_curve25519"}}}`, owner.id, owner.device)
+			a, err := w.c.once(ctx, c.nodes[i%3], "POST", "/_matrix/client/v3/keys/claim", w.users[1].token, []byte(body))
+			if err != nil || a.status != 200 {
+				t.Errorf("claim: %v %s", err, a.body.Raw)
+				return
+			}
+			mu.Lock()
+			defer mu.Unlock()
+			for k := range a.body.Get("one_time_keys." + gjsonPath(owner.id) + "." + gjsonPath(owner.device)).Map() {
+				claimed[k]++
+			}
+		})
+	}
+	wg.Wait()
+	if len(claimed) != keys {
+		t.Errorf("%d keys were claimed, want %d", len(claimed), keys)
+	}
+	for k, n := range claimed {
+		if n != 1 {
+			t.Errorf("%s was claimed %d times", k, n)
+		}
+	}
+}
