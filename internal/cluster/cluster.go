@@ -1,0 +1,314 @@
+package cluster
+
+import (
+	"cmp"
+	"context"
+	"crypto/rand"
+	"encoding/hex"
+	"errors"
+	"fmt"
+	"io"
+	"regexp"
+	"slices"
+	"strings"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/sqldb"
+)
+
+// MaxNodes bounds the nodes of a cluster, those included that died less than RemoveAfter ago.
+const MaxNodes = 256
+
+const (
+	maxAddress    = 300  // bytes
+	maxVersion    = 128  // bytes
+	maxComponents = 1024 // bytes, with the commas
+	leaveTime     = 2 * time.Second
+)
+
+var (
+	// ErrFull says that there are more than MaxNodes nodes in the database.
+	ErrFull = fmt.Errorf("cluster: more than %d nodes in the table cluster_nodes", MaxNodes)
+	// ErrLeft says that this node has left the cluster.
+	ErrLeft = errors.New("cluster: this node has left")
+)
+
+// Node is a process of the cluster.
+type Node struct {
+	ID         string   // 32 hex digits, new at each start of a process
+	Address    string   // host:port where its bus listens; empty until there is one
+	Components []string // what it runs, sorted; not to be changed
+	Version    string
+	Load       int64     // what the node said with SetLoad
+	Started    time.Time // by the node's own clock: for people, not for comparing
+	Leaving    bool      // it owns nothing any more
+}
+
+// Status is what this node knows of a node.
+type Status struct {
+	Node
+	Seen time.Duration // ago: its last heartbeat that was seen
+	Live bool          // false: it was seen longer ago than DeadAfter
+}
+
+// Config is what Join needs. The zero of a duration means its default; Beat < LeaseTime < DeadAfter < RemoveAfter.
+type Config struct {
+	DB         *sqldb.DB
+	Log        logrus.FieldLogger // nil: silent
+	Now        func() time.Time   // monotonic readings; nil: time.Now
+	Components []string           // lower-case letters, digits and _; 1024 bytes together
+	Version    string             // at most 128 bytes
+	Address    string             // at most 300 bytes; may be empty, and set later
+
+	Beat        time.Duration // between two heartbeats (1 s)
+	LeaseTime   time.Duration // how long a heartbeat lets this node own its share (3 s)
+	DeadAfter   time.Duration // a node that was not seen for longer is dead (4 s)
+	RemoveAfter time.Duration // and its row is removed (60 s)
+}
+
+var componentName = regexp.MustCompile(`^[a-z][a-z0-9_]*$`)
+
+func (cfg *Config) check() error {
+	cfg.Beat = cmp.Or(cfg.Beat, time.Second)
+	cfg.LeaseTime = cmp.Or(cfg.LeaseTime, 3*time.Second)
+	cfg.DeadAfter = cmp.Or(cfg.DeadAfter, 4*time.Second)
+	cfg.RemoveAfter = cmp.Or(cfg.RemoveAfter, time.Minute)
+	if cfg.Beat <= 0 || cfg.Beat >= cfg.LeaseTime || cfg.LeaseTime >= cfg.DeadAfter || cfg.DeadAfter >= cfg.RemoveAfter {
+		return fmt.Errorf("cluster: beat %v, lease time %v, dead after %v, remove after %v: each must be longer than the one before",
+			cfg.Beat, cfg.LeaseTime, cfg.DeadAfter, cfg.RemoveAfter)
+	}
+	if cfg.Log == nil {
+		silent := logrus.New()
+		silent.SetOutput(io.Discard)
+		cfg.Log = silent
+	}
+	for _, name := range cfg.Components {
+		if !componentName.MatchString(name) {
+			return fmt.Errorf("cluster: %q is no name for a component", name)
+		}
+	}
+	return errors.Join(checkText("list of components", strings.Join(cfg.Components, ","), maxComponents),
+		checkText("version", cfg.Version, maxVersion), checkText("address", cfg.Address, maxAddress))
+}
+
+func checkText(what, s string, limit int) error {
+	if len(s) > limit {
+		return fmt.Errorf("cluster: the %s has %d bytes, at most %d are allowed", what, len(s), limit)
+	}
+	if strings.ContainsFunc(s, func(r rune) bool { return r < ' ' || r > '~' }) {
+		return fmt.Errorf("cluster: the %s %q is not printable ASCII", what, s)
+	}
+	return nil
+}
+
+// Cluster is the cluster as one node sees it. All methods may be called by many goroutines at once.
+type Cluster struct {
+	cfg     Config
+	table   table                // nil: the node is alone
+	elapsed func() time.Duration // since Join, monotonic
+	view    atomic.Pointer[view]
+	load    atomic.Int64
+	metrics metrics
+
+	mu      sync.Mutex // held for a whole heartbeat; guards what follows and the publishing of views
+	self    Node
+	beatNo  int64
+	left    bool
+	fresh   bool          // the row was added, and no heartbeat has succeeded since
+	renewed time.Duration // start of the last heartbeat that succeeded
+	looked  time.Duration // when the rows were last read
+	seen    map[string]*seen
+	others  []sighting
+	held    bool // the lease was there when it was last looked at
+	owning  bool // and the share was owned
+	failing bool // the last heartbeat failed, which was logged
+}
+
+// seen is what an observer remembers of a row.
+type seen struct {
+	beat int64
+	at   time.Duration // when the beat was seen to change
+}
+
+func newCluster(cfg Config, t table) *Cluster {
+	now := cfg.Now
+	if now == nil {
+		now = time.Now
+	}
+	base := now()
+	c := &Cluster{cfg: cfg, table: t, metrics: newMetrics(), seen: make(map[string]*seen)}
+	if c.elapsed = func() time.Duration { return now().Sub(base) }; cfg.Now == nil {
+		c.elapsed = func() time.Duration { return time.Since(base) } // reads one clock, time.Now reads two
+	}
+	var id [16]byte
+	_, _ = rand.Read(id[:]) // never fails
+	components := slices.Compact(slices.Sorted(slices.Values(cfg.Components)))
+	c.self = Node{ID: hex.EncodeToString(id[:]), Address: cfg.Address, Components: components, Version: cfg.Version, Started: base}
+	return c
+}
+
+// Single makes the cluster of a server that is alone with its database: it owns all keys of all components. It needs
+// no database and starts nothing.
+func Single(components []string) *Cluster {
+	c := newCluster(Config{Components: components}, nil)
+	v := newView(sighting{Node: c.self, live: true}, nil, 0, 0)
+	v.changed = make(chan struct{})
+	c.view.Store(v)
+	return c
+}
+
+// Join makes this process a node of the cluster: it writes its first heartbeat and reads those of the others. Run must
+// follow within LeaseTime. Where the table is full of nodes, Join waits until the dead among them can be removed
+// (RemoveAfter), and fails with ErrFull when they all live.
+func Join(ctx context.Context, cfg Config) (*Cluster, error) {
+	if err := cfg.check(); err != nil {
+		return nil, err
+	}
+	if cfg.DB == nil {
+		return nil, errors.New("cluster: no database")
+	}
+	return join(ctx, newCluster(cfg, sqlTable{cfg.DB}))
+}
+
+func join(ctx context.Context, c *Cluster) (*Cluster, error) {
+	v := newView(sighting{Node: c.self, live: true}, nil, 0, 0)
+	v.changed = make(chan struct{})
+	c.view.Store(v)
+	if err := c.awaitRoom(ctx); err != nil {
+		return nil, fmt.Errorf("join the cluster: %w", err)
+	}
+	if err := c.beat(ctx); err != nil {
+		c.leave(ctx)
+		return nil, fmt.Errorf("join the cluster: %w", err)
+	}
+	return c, nil
+}
+
+// Run writes a heartbeat every Beat until ctx ends, then removes the row of this node, which owns nothing from then
+// on. A database that fails is logged and tried again; the error is always nil.
+func (c *Cluster) Run(ctx context.Context) error {
+	if c.table == nil {
+		<-ctx.Done()
+		return nil
+	}
+	tick := time.NewTicker(c.cfg.Beat)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+			_ = c.beat(ctx) // logged, counted
+		case <-ctx.Done():
+			c.leave(ctx)
+			return nil
+		}
+	}
+}
+
+// Drain makes this node own nothing from now on, and the others share what it had. It does not wait for
+// them: they see it at their next heartbeats. On an error the node owns nothing all the same, and its next
+// heartbeat tells the others. There is no way back. A single node keeps what it owns.
+func (c *Cluster) Drain(ctx context.Context) error {
+	if c.table == nil {
+		return nil
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return nil
+	}
+	c.self.Leaving = true
+	c.publish(c.view.Load().from, c.view.Load().until)
+	return c.heartbeat(ctx)
+}
+
+// leave ends the membership. When the database does not answer, the others find out by themselves.
+func (c *Cluster) leave(ctx context.Context) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.left, c.self.Leaving = true, true
+	c.publish(0, 0)
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
+	defer cancel()
+	if err := c.table.leave(ctx, c.self.ID); err != nil {
+		c.cfg.Log.WithError(err).Warn("cluster: could not remove the row of this node")
+	}
+}
+
+// Self gives this node.
+func (c *Cluster) Self() Node { return c.view.Load().self }
+
+// Nodes lists the live nodes, this one included, by id. Those that are leaving are among them. While the
+// database cannot be reached it stays as it was.
+func (c *Cluster) Nodes() []Node { return slices.Clone(c.view.Load().nodes) }
+
+// All lists the nodes that are in the table, dead ones too, by id.
+func (c *Cluster) All() []Status {
+	v, now := c.view.Load(), c.elapsed()
+	list := make([]Status, 0, len(v.all))
+	for _, s := range v.all {
+		status := Status{Node: s.Node, Seen: max(0, now-s.at), Live: s.live}
+		if c.table == nil {
+			status.Seen = 0
+		}
+		list = append(list, status)
+	}
+	return list
+}
+
+// Owner names the node that a key of a component belongs to: whom to ask. It looks at no lease, so it may be this node
+// where Owns is false. There is none when no live node runs the component.
+func (c *Cluster) Owner(component, key string) (Node, bool) {
+	v := c.view.Load()
+	if c.table == nil {
+		return v.self, true
+	}
+	m := v.owner(component, key)
+	if m == nil {
+		return Node{}, false
+	}
+	return *m.node, true
+}
+
+// Owns tells whether a key of a component belongs to this node and its lease holds. It takes no lock.
+func (c *Cluster) Owns(component, key string) bool {
+	if c.table == nil {
+		return true
+	}
+	v := c.view.Load()
+	if now := c.elapsed(); now < v.from || now >= v.until {
+		return false
+	}
+	m := v.owner(component, key)
+	return m != nil && m.self
+}
+
+// Changed gives a channel that is closed when there is news: a node came or went, began to leave or has
+// another address, or this node began or ceased to own its share. The caller takes the channel first, then looks, then waits.
+// A lease that runs out is reported at the heartbeat after it.
+func (c *Cluster) Changed() <-chan struct{} { return c.view.Load().changed }
+
+// SetAddress tells the others where the bus of this node listens: host:port, at most 300 bytes. On an error of
+// the database the next heartbeat tells them.
+func (c *Cluster) SetAddress(ctx context.Context, address string) error {
+	if err := checkText("address", address, maxAddress); err != nil {
+		return err
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return ErrLeft
+	}
+	c.self.Address = address
+	c.publish(c.view.Load().from, c.view.Load().until)
+	if c.table == nil {
+		return nil
+	}
+	return c.heartbeat(ctx)
+}
+
+// SetLoad sets what Node.Load says, in any unit that the callers agree on; the next heartbeat tells the others.
+func (c *Cluster) SetLoad(load int64) { c.load.Store(load) }

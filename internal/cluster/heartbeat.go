@@ -1,0 +1,195 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"time"
+)
+
+// beat is one heartbeat:
+//
+//  1. heartbeat notices whether the lease ran out in the meantime;
+//  2. write puts the own row into the table, and commits;
+//  3. the rows of all are read, after that commit: of two nodes that join at once, at least one sees the other;
+//  4. accept judges the others, renews the lease and publishes what is known now;
+//  5. sweep removes rows of nodes that died long ago.
+func (c *Cluster) beat(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return c.heartbeat(ctx)
+}
+
+func (c *Cluster) heartbeat(ctx context.Context) error {
+	if c.left {
+		return ErrLeft
+	}
+	outer := ctx
+	ctx, cancel := context.WithTimeout(ctx, c.cfg.LeaseTime) // a later answer is worth nothing
+	defer cancel()
+	start := c.elapsed()
+	c.noticeLoss(start)
+	err := c.write(ctx)
+	var rows []row
+	if err == nil {
+		rows, err = c.table.list(ctx)
+	}
+	if err == nil {
+		err = c.accept(start, c.elapsed(), rows)
+		c.sweep(ctx, start, rows)
+	}
+	switch {
+	case err == nil && c.failing:
+		c.failing = false
+		c.cfg.Log.Info("cluster: heartbeats reach the database again")
+	case err != nil && outer.Err() == nil:
+		c.metrics.failed.Inc()
+		if !c.failing {
+			c.failing = true
+			c.cfg.Log.WithError(err).Warn("cluster: a heartbeat failed; trying again")
+		}
+	}
+	if err != nil {
+		return fmt.Errorf("cluster: heartbeat: %w", err)
+	}
+	c.metrics.seconds.Observe((c.looked - start).Seconds())
+	return nil
+}
+
+func (c *Cluster) noticeLoss(now time.Duration) {
+	v := c.view.Load()
+	if !c.held || now < v.until {
+		return
+	}
+	c.held = false
+	c.metrics.lost.Inc()
+	c.cfg.Log.WithField("late", now-v.until).Warn("cluster: no heartbeat for too long; this node owned nothing for a while")
+	c.publish(v.from, v.until)
+}
+
+func (c *Cluster) write(ctx context.Context) error {
+	c.beatNo++
+	c.self.Load = c.load.Load()
+	added, err := c.table.put(ctx, row{Node: c.self, beat: c.beatNo})
+	c.fresh = c.fresh || added // also when the outcome is not known
+	return err
+}
+
+// accept takes in what a heartbeat read that began at start and has its rows at end. A beat that changed was
+// seen at the end, and silence is counted to the start: what happened between them is held against nobody.
+func (c *Cluster) accept(start, end time.Duration, rows []row) error {
+	c.observe(start, end, rows)
+	if len(rows) > MaxNodes {
+		return ErrFull
+	}
+	c.noticeLoss(end)
+	from := c.view.Load().from
+	if c.fresh || end-c.renewed > c.cfg.DeadAfter { // others may have counted this node out, and own its share
+		from = end + c.cfg.LeaseTime
+	}
+	if c.alone() {
+		from = min(from, end)
+	}
+	c.fresh, c.renewed, c.held = false, start, true
+	c.publish(from, start+c.cfg.LeaseTime)
+	return nil
+}
+
+// alone tells whether no row but the own one belongs to a node that may own something.
+func (c *Cluster) alone() bool {
+	for _, o := range c.others {
+		if !o.Leaving {
+			return false
+		}
+	}
+	return true
+}
+
+// observe remembers what it sees of the others and judges who lives.
+func (c *Cluster) observe(start, end time.Duration, rows []row) {
+	away := start-c.looked > c.cfg.LeaseTime
+	c.looked = end
+	before := c.seen
+	c.seen = make(map[string]*seen, len(rows))
+	c.others = make([]sighting, 0, len(rows))
+	for _, r := range rows {
+		if r.ID == c.self.ID {
+			continue
+		}
+		s := before[r.ID]
+		if s == nil || s.beat != r.beat || away {
+			s = &seen{beat: r.beat, at: end}
+		}
+		c.seen[r.ID] = s
+		c.others = append(c.others, sighting{Node: r.Node, at: s.at, live: start-s.at <= c.cfg.DeadAfter})
+	}
+}
+
+// publish makes a view of what is known, for Owns and the others to look at.
+func (c *Cluster) publish(from, until time.Duration) {
+	now, old := c.elapsed(), c.view.Load()
+	v := newView(sighting{Node: c.self, at: c.renewed, live: true}, c.others, from, until)
+	owning := !c.self.Leaving && from <= now && now < until
+	changed := owning != c.owning || !sameNodes(old, v)
+	c.owning = owning
+	if v.changed = old.changed; changed {
+		v.changed = make(chan struct{})
+	}
+	c.view.Store(v)
+	if changed {
+		close(old.changed)
+	}
+}
+
+// sweep removes the rows of nodes that were not seen for RemoveAfter. One that comes back in this moment is
+// spared, because its beat has changed; one that comes back later adds its row again.
+func (c *Cluster) sweep(ctx context.Context, start time.Duration, rows []row) {
+	var old []row
+	for _, r := range rows {
+		if s := c.seen[r.ID]; s != nil && start-s.at > c.cfg.RemoveAfter {
+			old = append(old, r)
+		}
+	}
+	if len(old) == 0 {
+		return
+	}
+	if err := c.table.remove(ctx, old); err != nil {
+		c.cfg.Log.WithError(err).Warn("cluster: could not remove the rows of dead nodes")
+		return
+	}
+	c.cfg.Log.WithField("nodes", len(old)).Info("cluster: removed the rows of dead nodes")
+}
+
+// awaitRoom waits until there is room for one more row. A process that always dies young leaves rows that no other
+// is there to remove, so this one does it before it joins.
+func (c *Cluster) awaitRoom(ctx context.Context) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	tick := time.NewTicker(c.cfg.Beat)
+	defer tick.Stop()
+	for first := c.elapsed(); ; {
+		start := c.elapsed()
+		rows, err := c.table.list(ctx)
+		if err != nil {
+			return fmt.Errorf("read the nodes: %w", err)
+		}
+		if len(rows) < MaxNodes {
+			return nil
+		}
+		c.observe(start, c.elapsed(), rows)
+		c.sweep(ctx, start, rows)
+		dead := 0
+		for _, o := range c.others {
+			if !o.live {
+				dead++
+			}
+		}
+		if dead == 0 && start-first > c.cfg.DeadAfter+c.cfg.Beat {
+			return ErrFull
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return ctx.Err()
+		}
+	}
+}
