@@ -249,6 +249,7 @@ func TestDatabaseFails(t *testing.T) {
 				log, hook := logtest.NewNullLogger()
 				a.cfg.Log = log
 				w.pass(4, a, b)
+				w.beats(a) // has seen the last of b
 				mine := share(a)
 				try := func(n *node) {
 					if err := n.beat(t.Context()); !errors.Is(err, errDown) {
@@ -296,7 +297,7 @@ func TestDatabaseFails(t *testing.T) {
 					t.Errorf("%d log entries in the end, want 3", n)
 				}
 				for name, want := range map[string]float64{"weft_cluster_nodes": 2, "weft_cluster_leases_lost_total": 1,
-					"weft_cluster_heartbeat_failures_total": 32, "weft_cluster_heartbeat_seconds": 1 + 4 + 1 + 4} {
+					"weft_cluster_heartbeat_failures_total": 32, "weft_cluster_heartbeat_seconds": 1 + 5 + 1 + 4} {
 					if got := metric(t, a.Cluster, name); got != want {
 						t.Errorf("%s is %v, want %v", name, got, want)
 					}
@@ -310,22 +311,49 @@ func TestDatabaseFails(t *testing.T) {
 func TestSlowHeartbeat(t *testing.T) {
 	w := newWorld(t, &memory{rows: map[string]row{}}, time.Minute)
 	a, b := w.join("rooms"), w.join("rooms")
+	// slow is a heartbeat of a that takes 3.5 s before it reads, or after.
+	slow := func(before, after time.Duration) {
+		t.Helper()
+		start := a.elapsed()
+		if err := a.write(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		w.now += before
+		w.beats(b)
+		rows, err := a.table.list(t.Context())
+		w.now += after
+		if err = errors.Join(err, a.accept(start, a.elapsed(), rows)); err != nil {
+			t.Fatal(err)
+		}
+	}
 	w.pass(4, a, b)
 	w.beats(a)
-	start := a.elapsed()
-	if err := a.write(t.Context()); err != nil {
-		t.Fatal(err)
+	if share(a) == 0 {
+		t.Fatal("no lease")
 	}
-	rows, _ := a.table.list(t.Context())
-	w.pass(5, b)
-	if err := a.accept(start, a.elapsed(), rows); err != nil {
-		t.Fatal(err)
-	}
-	w.wantLive(a, "0 1")
+	slow(0, 3500*time.Millisecond)
 	if share(a) != 0 {
 		t.Error("the lease is counted from the end of the heartbeat")
 	}
-	w.beats(a)
+	w.beats(b, a)
+	if share(a) == 0 {
+		t.Error("to be late for less than DeadAfter costs more than the lease")
+	}
+	// b is seen at the end of a heartbeat, and its silence counted to the start of another.
+	slow(3500*time.Millisecond, 0)
+	for range 2 {
+		w.now += 2 * time.Second
+		w.beats(a)
+	}
+	w.wantLive(a, "0 1")
+	w.beats(b, a)
+	w.now += 2 * time.Second
+	start := a.elapsed()
+	rows, _ := a.table.list(t.Context())
+	w.now += 3 * time.Second
+	if err := a.accept(start, a.elapsed(), rows); err != nil {
+		t.Fatal(err)
+	}
 	w.wantLive(a, "0 1")
 }
 
@@ -345,7 +373,13 @@ func TestRemoveSparesWhoCameBack(t *testing.T) {
 		if err != nil || len(rows) != 1 || rows[0].ID != b.Self().ID {
 			t.Errorf("rows %+v (%v)", rows, err)
 		}
-		w.beats(a, b) // a adds its row again, and owns nothing until b knows
+		// a adds its row again, and owns nothing until b knows, also when it takes two attempts.
+		a.db.listFails = true
+		if err := a.beat(t.Context()); !errors.Is(err, errDown) {
+			t.Error(err)
+		}
+		a.db.listFails = false
+		w.beats(a, b)
 		w.wantLive(b, "0 1")
 		if share(a) != 0 {
 			t.Error("a node whose row was missing owns keys at once")
@@ -358,7 +392,7 @@ func TestRemoveSparesWhoCameBack(t *testing.T) {
 func fill(t *testing.T, tb table, n int) {
 	t.Helper()
 	for i := range n {
-		r := row{Node: Node{ID: fmt.Sprintf("%032d", i), Components: []string{"rooms"}}, beat: 1}
+		r := row{Node: Node{ID: fmt.Sprintf("f%031d", i), Components: []string{"rooms"}}, beat: 1}
 		if _, err := tb.put(context.Background(), r); err != nil {
 			t.Fatal(err)
 		}

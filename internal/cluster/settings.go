@@ -12,6 +12,7 @@ import (
 const (
 	settingSQL       = `SELECT value FROM cluster_settings WHERE name = $1`
 	insertSettingSQL = `INSERT INTO cluster_settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO NOTHING`
+	setSettingSQL    = `INSERT INTO cluster_settings (name, value) VALUES ($1, $2) ON CONFLICT (name) DO UPDATE SET value = excluded.value`
 )
 
 const (
@@ -52,4 +53,18 @@ func readSetting(ctx context.Context, db *sqldb.DB, name string) ([]byte, error)
 		return nil, fmt.Errorf("cluster: setting %s: %w", name, err)
 	}
 	return value, nil
+}
+
+// SetSetting gives all nodes another value under a name, from when they next ask.
+func SetSetting(ctx context.Context, db *sqldb.DB, name string, value []byte) error {
+	if err := checkText("name of a setting", name, maxSettingName); err != nil {
+		return err
+	}
+	if name == "" || len(value) == 0 || len(value) > maxSettingValue {
+		return fmt.Errorf("cluster: setting %q has %d bytes, not 1 to %d", name, len(value), maxSettingValue)
+	}
+	if _, err := db.Exec(ctx, setSettingSQL, name, value); err != nil {
+		return fmt.Errorf("cluster: store setting %s: %w", name, err)
+	}
+	return nil
 }

@@ -108,6 +108,7 @@ func (w *world) make(components ...string) *node {
 		w.t.Fatal(err)
 	}
 	n.Cluster = newCluster(cfg, n.db)
+	n.self.ID = fmt.Sprintf("%032x", len(w.nodes)+1) // not by chance, so that a failure can be run again
 	w.nodes = append(w.nodes, n)
 	return n
 }

@@ -1,0 +1,73 @@
+package cluster
+
+import (
+	"context"
+	"fmt"
+	"strconv"
+	"time"
+
+	"weft/internal/sqldb"
+)
+
+// Seen is a node as somebody who is none sees it.
+type Seen struct {
+	Node
+	// Live: it sent a heartbeat while it was looked at.
+	Live bool
+	// Share is the part of the keys that are its own, of all keys of all its components: 0 to 1.
+	Share float64
+}
+
+// shareSamples is how many keys a component's shares are measured with.
+const shareSamples = 2000
+
+// Look reads the table twice, some time apart, and tells from the heartbeats in between who lives: for a person or a
+// program that is no node. wait should be two heartbeats or more. The nodes are in the order of their ids.
+func Look(ctx context.Context, db *sqldb.DB, wait time.Duration) ([]Seen, error) {
+	t := sqlTable{db}
+	before, err := t.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: read the nodes: %w", err)
+	}
+	select {
+	case <-time.After(wait):
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+	after, err := t.list(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("cluster: read the nodes: %w", err)
+	}
+	beats := make(map[string]int64, len(before))
+	for _, r := range before {
+		beats[r.ID] = r.beat
+	}
+	var others []sighting
+	for _, r := range after {
+		beat, known := beats[r.ID]
+		others = append(others, sighting{Node: r.Node, live: !known || beat != r.beat})
+	}
+	v := newView(sighting{}, others, 0, 0)
+	owned := make(map[string]int)
+	keys := make(map[string]int)
+	for component, members := range v.members {
+		for i := range shareSamples {
+			owned[v.owner(component, strconv.Itoa(i)).node.ID]++
+		}
+		for _, m := range members {
+			keys[m.node.ID] += shareSamples
+		}
+	}
+	var list []Seen
+	for _, s := range v.all {
+		if s.ID == "" {
+			continue
+		}
+		seen := Seen{Node: s.Node, Live: s.live}
+		if n := keys[s.ID]; n > 0 {
+			seen.Share = float64(owned[s.ID]) / float64(n)
+		}
+		list = append(list, seen)
+	}
+	return list, nil
+}
