@@ -466,10 +466,14 @@ func (s *Server) insertOutliers(ctx context.Context, events, completed []*events
 // stage stores the events of a transaction and its answer, together.
 func (s *Server) stage(ctx context.Context, origin id.Server, txnID string, answer []byte, rows []eventstore.Staged) error {
 	return s.group.Update(ctx, func(tx *sqldb.Tx) error {
-		if err := s.writer.Stage(ctx, tx, rows); err != nil {
+		first, err := s.writer.PutInboundTxn(ctx, tx, origin, txnID, s.now(), answer)
+		if err != nil {
 			return err
 		}
-		return s.writer.PutInboundTxn(ctx, tx, origin, txnID, s.now(), answer)
+		if !first {
+			return errRepeated
+		}
+		return s.writer.Stage(ctx, tx, rows)
 	})
 }
 

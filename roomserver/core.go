@@ -100,6 +100,8 @@ type Config struct {
 	// Shared: other processes may write to the database. What was decided on a room as this one remembers it
 	// is then checked, where no fence does it.
 	Shared bool
+	// Shares says which rooms are this process's to work on where there are several; nil: all.
+	Shares Shares
 	// UserExists tells whether a user of this server can be invited: there is such an
 	// account, and it is not deactivated. Nil: all can.
 	UserExists func(ctx context.Context, user id.User) (bool, error)
@@ -111,6 +113,17 @@ type Config struct {
 	// Verify makes Run check the invariants of the store when it ends, and fail
 	// when one is broken (WEFT_VERIFY=1).
 	Verify bool
+}
+
+// Shares divides work among the processes of a server.
+type Shares interface {
+	// Owns tells whether what has this key is the work of this process for now.
+	Owns(component, key string) bool
+}
+
+// owns tells whether a room's background work is for this process to do. Nothing wrong comes from two who think so.
+func (s *Server) owns(room id.Room) bool {
+	return s.cfg.Shares == nil || s.cfg.Shares.Owns("roomserver", string(room))
 }
 
 // Server is the room server of one node.

@@ -225,3 +225,46 @@ func TestReceiveTransactionAfterLeaving(t *testing.T) {
 		b.check()
 	})
 }
+
+// fixedShares owns every room, or none.
+type fixedShares bool
+
+func (f fixedShares) Owns(string, string) bool { return bool(f) }
+
+// A transaction that arrives at a node is processed by the one that the room belongs to; the answer says what became
+// of it. Both processing it would ask other servers twice.
+func TestStagedEventsGoToTheRoomsOwner(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		owner := s.w.nodeOn(s.name, s.db)
+		owner.cfg.Bus = s.cfg.Bus
+		s.cfg.Shares, owner.cfg.Shares = fixedShares(false), fixedShares(true)
+		s.run()
+		owner.run()
+		good := s.forge(s.room, message(pat, "one"))
+		bad := s.forge(s.room, state(pat, "m.room.topic", "", `{"topic":"mine"}`), on(good), by(s.auth()...))
+		req := transactionOf("p", "1", good, bad)
+		answer := s.receive(req)
+		if answer[good.ID] != "" || answer[bad.ID] == "" {
+			t.Errorf("answer %v", answer)
+		}
+		s.has(good, 0)
+		s.has(bad, eventstore.Rejected)
+		if tried := len(s.inbound.tried); tried != 0 {
+			t.Errorf("the node that it arrived at worked on %d rooms", tried)
+		}
+		// The same transaction arrives at the other node before it knows of the first answer.
+		again, err := owner.ReceiveTransaction(context.Background(), req)
+		if err != nil || !maps.Equal(again, answer) {
+			t.Errorf("the second answer is %v (%v)", again, err)
+		}
+		err = s.stage(context.Background(), "p", "1", []byte(`{}`), []eventstore.Staged{{Room: s.row(s.room).NID, Origin: "p", Received: 1,
+			Events: []eventstore.StagedEvent{{ID: good.ID, JSON: good.JSON()}}}})
+		if !errors.Is(err, errRepeated) {
+			t.Errorf("staging a transaction twice: %v", err)
+		}
+		if n, err := s.store.StagedCount(context.Background(), s.row(s.room).NID); err != nil || n != 0 {
+			t.Errorf("%d events stay staged, %v", n, err)
+		}
+	})
+}

@@ -33,6 +33,7 @@ const (
 	// the latest.
 	adoptEvery  = 3 * time.Second
 	adoptAfter  = 3 * time.Second
+	adoptOthers = 20 * time.Second // where the room is another process's to work on
 	adoptRarely = 10 * time.Minute
 	// stagedFor is after how long a staged event that cannot be processed is given up.
 	stagedFor = 24 * time.Hour
@@ -97,6 +98,9 @@ func (in *inbound) run(ctx context.Context) {
 	in.mu.Unlock()
 	ticker := time.NewTicker(adoptEvery)
 	defer ticker.Stop()
+	for _, cancel := range in.listen() {
+		defer cancel()
+	}
 	age := time.Duration(0)
 	for ctx.Err() == nil {
 		if err := in.adopt(ctx, age); err != nil && ctx.Err() == nil {
@@ -136,9 +140,96 @@ func (in *inbound) adopt(ctx context.Context, age time.Duration) error {
 		if err != nil {
 			return err
 		}
-		in.wake(room, n)
+		if in.s.owns(room) || waited >= adoptOthers {
+			in.wake(room, n)
+		}
 	}
 	return nil
+}
+
+// The topics of what the processes tell each other about staged events. Who misses a message finds
+// the events by adopt, or waits for the answer as long as AnswerWait says.
+const (
+	topicStaged = "roomserver.staged"
+	topicDone   = "roomserver.done"
+)
+
+// stagedRoom is a room in which events were staged by a process that does not own it.
+type stagedRoom struct {
+	Room id.Room  `json:"r"`
+	NID  nid.Room `json:"n"`
+}
+
+// doneEvent is what became of a staged event: Refused says why it did not become part of the room.
+type doneEvent struct {
+	Event   id.Event `json:"e"`
+	Refused string   `json:"m,omitempty"`
+}
+
+// take has a room's staged events processed by whom the room belongs to.
+func (in *inbound) take(room id.Room, n nid.Room) {
+	if in.s.owns(room) {
+		in.wake(room, n)
+		return
+	}
+	in.tell(topicStaged, stagedRoom{room, n})
+}
+
+func (in *inbound) tell(topic string, what any) {
+	data, err := json.Marshal(what)
+	if err != nil {
+		in.s.log.WithError(err).Error("other processes cannot be told")
+		return
+	}
+	in.s.cfg.Bus.Publish(topic, data)
+}
+
+// listen hears what other processes staged in rooms of ours, and what they did with what we staged.
+func (in *inbound) listen() (cancels []func()) {
+	if in.s.cfg.Shares == nil {
+		return nil
+	}
+	return []func(){
+		in.s.cfg.Bus.Subscribe(topicStaged, func(data []byte) {
+			var m stagedRoom
+			if json.Unmarshal(data, &m) == nil && in.s.owns(m.Room) {
+				in.wake(m.Room, m.NID)
+			}
+		}),
+		in.s.cfg.Bus.Subscribe(topicDone, func(data []byte) {
+			var list []doneEvent
+			if json.Unmarshal(data, &list) != nil {
+				return
+			}
+			for _, e := range list {
+				var err error
+				if e.Refused != "" {
+					err = merr.Forbidden("%s", e.Refused)
+				}
+				in.finish(e.Event, err)
+			}
+		}),
+	}
+}
+
+// told tells those who wait for staged events, here and elsewhere, what became of them.
+func (in *inbound) told(rows []eventstore.Staged, errs map[id.Event]error) {
+	var list []doneEvent
+	for _, row := range rows {
+		for _, e := range row.Events {
+			err := errs[e.ID]
+			in.finish(e.ID, err)
+			if done := (doneEvent{Event: e.ID}); err == nil || !isInternal(err) {
+				if err != nil {
+					done.Refused = merr.From(err).Message
+				}
+				list = append(list, done)
+			}
+		}
+	}
+	if in.s.cfg.Shares != nil && len(list) > 0 {
+		in.tell(topicDone, list)
+	}
 }
 
 // wake makes sure that somebody works on a room.
@@ -289,11 +380,7 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 		}
 	}
 	err := in.s.unstage(context.WithoutCancel(ctx), left)
-	for _, row := range rows {
-		for _, e := range row.Events {
-			in.finish(e.ID, errs[e.ID])
-		}
-	}
+	in.told(rows, errs)
 	return err
 }
 
@@ -346,11 +433,17 @@ func (s *Server) ReceiveTransaction(ctx context.Context, req api.Transaction) (m
 	results := make(chan result, len(t.list))
 	waiters := s.inbound.wait(t.list, func(ev id.Event, err error) { results <- result{ev, err} })
 	defer s.inbound.forget(waiters)
-	if err := t.stage(ctx, req.TxnID); err != nil {
+	if err := t.stage(ctx, req.TxnID); errors.Is(err, errRepeated) {
+		answer, _, err := s.answered(ctx, req)
+		return answer, err
+	} else if err != nil {
 		return nil, err
 	}
 	return t.process(ctx, req.TxnID, results)
 }
+
+// errRepeated says that another process has taken the same transaction meanwhile.
+var errRepeated = errors.New("roomserver: the transaction was taken by another process")
 
 // result is what became of an event.
 type result struct {
@@ -407,7 +500,7 @@ func (t *transaction) admit(ctx context.Context, raw json.RawMessage) error {
 		refuse(merr.Forbidden("the room's server ACL denies %s", t.origin))
 		return nil
 	}
-	if t.s.inbound.busy(room.ID) {
+	if t.s.inbound.busy(room.ID) || !t.s.owns(room.ID) {
 		waiting, err := t.s.store.StagedCount(ctx, room.NID)
 		if err != nil {
 			return err
@@ -466,7 +559,7 @@ func (t *transaction) stage(ctx context.Context, txnID string) error {
 func (t *transaction) process(ctx context.Context, txnID string, results <-chan result) (map[id.Event]string, error) {
 	for _, room := range t.rooms {
 		if room != nil && t.inside[room.ID] {
-			t.s.inbound.wake(room.ID, room.NID)
+			t.s.inbound.take(room.ID, room.NID)
 		}
 	}
 	timer := time.NewTimer(t.s.limits.AnswerWait)

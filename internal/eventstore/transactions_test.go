@@ -145,9 +145,10 @@ func TestStaging(t *testing.T) {
 func TestInboundTransactions(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		w.update(func(ctx context.Context, tx *sqldb.Tx) error {
-			for _, answer := range []string{`{"pdus":{}}`, `{"other":1}`} { // the first counts
-				if err := w.w.PutInboundTxn(ctx, tx, "away", "t1", 100, []byte(answer)); err != nil {
-					return err
+			for i, answer := range []string{`{"pdus":{}}`, `{"other":1}`} { // the first counts
+				first, err := w.w.PutInboundTxn(ctx, tx, "away", "t1", 100, []byte(answer))
+				if err != nil || first != (i == 0) {
+					return fmt.Errorf("answer %d is the first: %v (%w)", i, first, err)
 				}
 			}
 			return nil

@@ -111,12 +111,14 @@ func (w *Writer) Unstage(ctx context.Context, tx *sqldb.Tx, left []eventstore.St
 	return nil
 }
 
-// PutInboundTxn stores the answer to another server's transaction, unless there is one.
-func (w *Writer) PutInboundTxn(ctx context.Context, tx *sqldb.Tx, origin id.Server, txnID string, received int64, response []byte) error {
-	if _, err := tx.Exec(ctx, putInboundTxnSQL, string(origin), []byte(txnID), received, w.codec.Encode(response)); err != nil {
-		return fmt.Errorf("eventstore: inbound transaction: %w", err)
+// PutInboundTxn stores the answer to another server's transaction, and reports false where there is one.
+func (w *Writer) PutInboundTxn(ctx context.Context, tx *sqldb.Tx, origin id.Server, txnID string, received int64, response []byte) (bool, error) {
+	res, err := tx.Exec(ctx, putInboundTxnSQL, string(origin), []byte(txnID), received, w.codec.Encode(response))
+	if err != nil {
+		return false, fmt.Errorf("eventstore: inbound transaction: %w", err)
 	}
-	return nil
+	n, err := res.RowsAffected()
+	return n > 0, err
 }
 
 // DeleteInboundTxns drops answers given before a time in milliseconds, in transactions of its
