@@ -8,12 +8,12 @@ import (
 // Config is the whole configuration. A field's tags: yaml is its key, flag its
 // command line flag (where it has one), doc its meaning, secret hides its value.
 type Config struct {
-	ServerName string `yaml:"server_name" flag:"server-name" doc:"The domain in user and room IDs. It cannot be changed once the server has been used."`
+	ServerName string `yaml:"server_name" flag:"server-name" doc:"The domain in user and room IDs. It cannot be changed once the server has been used. Further processes on the same PostgreSQL database may leave it out: they take it, and the other settings that belong to the server and not to a process, from the database."`
 	DataDir    string `yaml:"data_dir" flag:"data" doc:"Folder of the signing key, the SQLite database and media."`
 	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir."`
 	// DatabaseConnections bounds the pool.
 	DatabaseConnections int    `yaml:"database_connections" doc:"The most connections to PostgreSQL, or readers of SQLite. 0: chosen by the number of processors."`
-	SigningKey          string `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir."`
+	SigningKey          string `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir. With PostgreSQL the key is in the database; a file that is there at the first start is taken up."`
 
 	Listeners       []Listener `yaml:"listeners" doc:"Addresses to serve all APIs on."`
 	AdminListen     string     `yaml:"admin_listen" flag:"admin-listen" doc:"Address of /metrics and /health, in plain HTTP. Empty: none."`
@@ -24,6 +24,7 @@ type Config struct {
 	Memory          Bytes      `yaml:"memory" flag:"memory" doc:"Memory budget of the process (GOMEMLIMIT); caches take a share of it. 0: nine tenths of the cgroup's or machine's memory."`
 	Appservices     []string   `yaml:"appservices" doc:"Registration files of application services; a * stands for any part of a file name."`
 
+	Cluster      Cluster      `yaml:"cluster"`
 	Registration Registration `yaml:"registration"`
 	Accounts     Accounts     `yaml:"accounts"`
 	Rooms        Rooms        `yaml:"rooms"`
@@ -48,6 +49,12 @@ type TLS struct {
 }
 
 // Registration says who may make an account.
+// Cluster says how the processes that share a PostgreSQL database find each other.
+type Cluster struct {
+	Heartbeat Duration `yaml:"heartbeat" doc:"How often a process says in the database that it lives. All processes should agree."`
+	DeadAfter Duration `yaml:"dead_after" doc:"How long after its last heartbeat a process counts as dead, and others take up its share of the work. At least three heartbeats."`
+}
+
 type Registration struct {
 	Mode         string   `yaml:"mode" flag:"registration" doc:"open (anybody), token (with one of the tokens) or closed."`
 	Tokens       []string `yaml:"tokens" secret:"yes" doc:"Registration tokens for mode token; each may be used any number of times."`
@@ -126,6 +133,7 @@ func Default() Config {
 		MaxRequests:     1024,
 		ShutdownTimeout: Duration(20 * time.Second),
 		Components:      componentNames(),
+		Cluster:         Cluster{Heartbeat: Duration(time.Second), DeadAfter: Duration(4 * time.Second)},
 		Registration:    Registration{Mode: "closed"},
 		Accounts:        Accounts{AccessTokenLifetime: Duration(time.Hour)},
 		Rooms:           Rooms{DefaultVersion: "12"},

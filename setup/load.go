@@ -26,8 +26,10 @@ type Sources struct {
 }
 
 // Load reads a configuration and validates it.
-func Load(s Sources) (Config, error) {
-	c := Default()
+func Load(s Sources) (Config, error) { return LoadOver(Default(), s) }
+
+// LoadOver is Load over other defaults.
+func LoadOver(c Config, s Sources) (Config, error) {
 	env := make(map[string]string)
 	for _, kv := range s.Environ {
 		if k, v, _ := strings.Cut(kv, "="); strings.HasPrefix(k, "WEFT_") {

@@ -13,13 +13,13 @@ import (
 	"github.com/sirupsen/logrus"
 
 	"weft/internal/bus"
+	"weft/internal/cluster"
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/internal/fedclient/keyring"
 	"weft/internal/serverkey"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
-	"weft/matrix/id"
 )
 
 // RunOptions are what a server takes from the program around it rather than from
@@ -32,6 +32,9 @@ type RunOptions struct {
 	Version string
 	// Now is the clock; nil: time.Now.
 	Now func() time.Time
+	// Reload loads the configuration anew over what the other processes of the server were told, for one
+	// that was not told the server's name; nil: nothing that they share was told to this one.
+	Reload func(base Config) (Config, error)
 	// Verify makes the server check its invariants when it stops.
 	Verify bool
 	// Dial replaces the dialer towards other servers, so that tests can lead
@@ -53,7 +56,9 @@ type Server struct {
 	ring   *keyring.Keyring
 	reg    *prometheus.Registry
 	upkeep *upkeep.Keeper
-	parts  *parts
+	// cluster is who shares the work; alone where the database is SQLite.
+	cluster *cluster.Cluster
+	parts   *parts
 
 	listening *listening
 	urls      []string
@@ -69,9 +74,12 @@ type Server struct {
 //  2. background work ends
 //  3. what was accepted for writing is written, and the database closes
 func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
-	s, err := build(ctx, cfg, o)
+	s, err := build(ctx, cfg, o, true)
 	if err != nil {
 		return nil, err
+	}
+	if err := s.noteShared(ctx); err != nil {
+		return nil, errors.Join(err, s.close())
 	}
 	stopping, stopPolls := context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.listen(ctx, stopping); err != nil {
@@ -83,7 +91,7 @@ func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
 }
 
 // build opens everything and wires the components, without running anything.
-func build(ctx context.Context, cfg Config, o RunOptions) (_ *Server, err error) {
+func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Server, err error) {
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
@@ -101,21 +109,25 @@ func build(ctx context.Context, cfg Config, o RunOptions) (_ *Server, err error)
 			err = errors.Join(err, s.close())
 		}
 	}()
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("data folder: %w", err)
-	}
-	var warning string
-	if s.key, warning, err = serverkey.LoadOrGenerate(id.Server(cfg.ServerName), cfg.signingKeyPath()); err != nil {
+	if err := cfg.makeDataDir(); err != nil {
 		return nil, err
-	}
-	if warning != "" {
-		s.log.Warn(warning)
 	}
 	if err := s.openDatabase(ctx); err != nil {
 		return nil, err
 	}
+	if err := s.share(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.openKey(ctx); err != nil {
+		return nil, err
+	}
 	s.reg = newRegistry(o.Version, s.db, s.bus)
-	if s.upkeep, err = upkeep.New(upkeep.Config{DB: s.db, Log: s.part("upkeep"), Metrics: s.reg}); err != nil {
+	if err := s.joinCluster(ctx, serves); err != nil {
+		return nil, err
+	}
+	if s.upkeep, err = upkeep.New(upkeep.Config{DB: s.db, Log: s.part("upkeep"), Metrics: s.reg, Owns: func(kind string) bool {
+		return s.cluster.Owns(upkeepShare, kind)
+	}}); err != nil {
 		return nil, err
 	}
 	if err := s.openFederation(ctx); err != nil {
@@ -159,6 +171,13 @@ func (s *Server) supervise(ctx context.Context, stopPolls context.CancelFunc) {
 			}
 		})
 	}
+	membership, leave := context.WithCancel(context.WithoutCancel(ctx))
+	var left sync.WaitGroup
+	left.Go(func() {
+		if err := s.cluster.Run(membership); err != nil && !errors.Is(err, context.Canceled) {
+			s.log.WithError(err).Warn("the cluster was not left in order")
+		}
+	})
 	var cause error
 	select {
 	case <-ctx.Done():
@@ -169,8 +188,11 @@ func (s *Server) supervise(ctx context.Context, stopPolls context.CancelFunc) {
 	if cause != nil {
 		s.log.WithError(cause).Error("stopping because a part of the server failed")
 	}
-	stopPolls()
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(s.cfg.ShutdownTimeout))
+	if err := s.cluster.Drain(limit); err != nil {
+		s.log.WithError(err).Warn("the other processes were not told that this one stops; they will find out")
+	}
+	stopPolls()
 	stopErr := s.listening.stop(limit)
 	cancel()
 	if stopErr != nil {
@@ -179,6 +201,8 @@ func (s *Server) supervise(ctx context.Context, stopPolls context.CancelFunc) {
 	}
 	endBackground()
 	work.Wait()
+	leave()
+	left.Wait()
 	close(failed)
 	errs := []error{cause}
 	for err := range failed {

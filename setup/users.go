@@ -31,23 +31,23 @@ func SetPassword(ctx context.Context, c *Config, name, password string, logoutDe
 
 // withAccounts opens a server without running it.
 func withAccounts(ctx context.Context, c *Config, name string, fn func(api.Accounts, id.User) error) (user id.User, err error) {
-	if strings.HasPrefix(name, "@") {
-		if user, err = id.ParseUser(name); err == nil && user.Server() != id.Server(c.ServerName) {
-			err = fmt.Errorf("%s is no user of %s", name, c.ServerName)
-		}
-	} else {
-		user, err = id.NewUser(name, id.Server(c.ServerName))
-	}
-	if err != nil {
-		return "", err
-	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	s, err := build(ctx, *c, RunOptions{Log: log})
+	s, err := build(ctx, *c, RunOptions{Log: log}, false)
 	if err != nil {
 		return "", err
 	}
 	defer func() { err = errors.Join(err, s.close()) }()
+	if strings.HasPrefix(name, "@") {
+		if user, err = id.ParseUser(name); err == nil && user.Server() != id.Server(s.cfg.ServerName) {
+			err = fmt.Errorf("%s is no user of %s", name, s.cfg.ServerName)
+		}
+	} else {
+		user, err = id.NewUser(name, id.Server(s.cfg.ServerName))
+	}
+	if err != nil {
+		return "", err
+	}
 	if err := fn(s.parts.accounts, user); err != nil {
 		return "", err
 	}

@@ -9,6 +9,7 @@ import (
 	"slices"
 	"strconv"
 	"strings"
+	"time"
 
 	"github.com/sirupsen/logrus"
 
@@ -23,7 +24,9 @@ func (c *Config) Validate() error {
 	fail := func(key, format string, args ...any) {
 		errs = append(errs, fmt.Errorf("%s: "+format, append([]any{key}, args...)...))
 	}
-	if c.ServerName == "" {
+	if c.ServerName == "" && c.postgres() {
+		// Other processes may have been told: see Server.share.
+	} else if c.ServerName == "" {
 		fail("server_name", "must be set (--server-name example.org)")
 	} else if _, err := id.ParseServer(c.ServerName); err != nil {
 		fail("server_name", "%v", err)
@@ -31,7 +34,7 @@ func (c *Config) Validate() error {
 	if c.DataDir == "" {
 		fail("data_dir", "must not be empty")
 	}
-	if db := c.databaseURL(); !strings.HasPrefix(db, "sqlite:") && !strings.HasPrefix(db, "postgres://") && !strings.HasPrefix(db, "postgresql://") {
+	if !strings.HasPrefix(c.databaseURL(), "sqlite:") && !c.postgres() {
 		fail("database", "must be sqlite:PATH or postgres://…")
 	}
 	if c.DatabaseConnections < 0 || c.DatabaseConnections > 1000 {
@@ -39,10 +42,18 @@ func (c *Config) Validate() error {
 	}
 	c.validateListeners(fail)
 	c.validateComponents(fail)
+	if h, d := time.Duration(c.Cluster.Heartbeat), time.Duration(c.Cluster.DeadAfter); h < 10*time.Millisecond || d < 3*h || d > time.Minute/2 {
+		fail("cluster", "heartbeat must be at least 10ms, dead_after three times that and at most 30s")
+	}
 	c.validateFederation(fail)
 	c.validateWellKnown(fail)
 	c.validateRest(fail)
 	return errors.Join(errs...)
+}
+
+// postgres tells whether the database is one that several processes can share.
+func (c *Config) postgres() bool {
+	return strings.HasPrefix(c.Database, "postgres://") || strings.HasPrefix(c.Database, "postgresql://")
 }
 
 func (c *Config) validateListeners(fail func(key, format string, args ...any)) {

@@ -49,10 +49,14 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	}})
 	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
+	var roomShares roomserver.Shares // a nil interface, where nobody shares
+	if c := s.shares(); c != nil {
+		roomShares = c
+	}
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
 		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep, Verify: s.opts.Verify,
-		UserExists: users.exists, Shared: s.db.Dialect() == sqldb.Postgres,
+		UserExists: users.exists, Shared: s.db.Dialect() == sqldb.Postgres, Shares: roomShares,
 	})
 	if err != nil {
 		return nil, err

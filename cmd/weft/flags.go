@@ -35,9 +35,18 @@ func addConfigFlags(cmd *cobra.Command) {
 // loadConfig reads the configuration from file, environment and the flags that
 // were given.
 func loadConfig(cmd *cobra.Command) (setup.Config, error) {
-	file, err := cmd.Flags().GetString("config")
+	s, err := sources(cmd)
 	if err != nil {
 		return setup.Config{}, err
+	}
+	return setup.Load(s)
+}
+
+// sources are the configuration's file, the environment and the flags that were given.
+func sources(cmd *cobra.Command) (setup.Sources, error) {
+	file, err := cmd.Flags().GetString("config")
+	if err != nil {
+		return setup.Sources{}, err
 	}
 	given := make(map[string][]string)
 	cmd.Flags().Visit(func(f *pflag.Flag) {
@@ -47,5 +56,5 @@ func loadConfig(cmd *cobra.Command) (setup.Config, error) {
 		}
 		given[f.Name] = []string{f.Value.String()}
 	})
-	return setup.Load(setup.Sources{File: file, Environ: os.Environ(), Flags: given})
+	return setup.Sources{File: file, Environ: os.Environ(), Flags: given}, nil
 }

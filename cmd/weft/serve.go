@@ -34,7 +34,14 @@ func serve(cmd *cobra.Command, c setup.Config) error {
 	if err != nil {
 		return err
 	}
-	server, err := setup.Run(cmd.Context(), c, setup.RunOptions{Log: log, Version: version(), Verify: os.Getenv("WEFT_VERIFY") == "1"})
+	server, err := setup.Run(cmd.Context(), c, setup.RunOptions{Log: log, Version: version(), Verify: os.Getenv("WEFT_VERIFY") == "1",
+		Reload: func(base setup.Config) (setup.Config, error) {
+			s, err := sources(cmd)
+			if err != nil {
+				return setup.Config{}, err
+			}
+			return setup.LoadOver(base, s)
+		}})
 	if err != nil {
 		return err
 	}

@@ -30,6 +30,9 @@ type Config struct {
 	Log logrus.FieldLogger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
+	// Owns tells whether a kind is for this process to remove, of several on one database; nil: all are. Two that
+	// think so do the same work twice, and no harm.
+	Owns func(kind string) bool
 }
 
 const (
@@ -129,7 +132,9 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		for _, t := range list {
 			if ctx.Err() == nil && !t.due.After(time.Now()) {
-				k.run(ctx, t.Task)
+				if k.cfg.Owns == nil || k.cfg.Owns(t.Kind) {
+					k.run(ctx, t.Task)
+				}
 				t.due = time.Now().Add(t.Every)
 			}
 		}

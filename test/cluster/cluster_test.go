@@ -2,8 +2,12 @@ package cluster
 
 import (
 	"context"
+	"encoding/json"
 	"fmt"
+	"os/exec"
+	"strings"
 	"sync"
+	"syscall"
 	"testing"
 	"time"
 )
@@ -37,6 +41,92 @@ func (w *workload) sent(more int) {
 	}
 	target := count() + more
 	until(w.t, 2*time.Minute, fmt.Sprintf("%d messages", target), func() bool { return count() >= target })
+}
+
+// status asks the command line who is there.
+func (c *cluster) status() (list []struct{ ID, State string }) {
+	c.t.Helper()
+	out, err := exec.Command(binary, "cluster", "status", "--json", "--database", c.database).Output()
+	must(c.t, err)
+	var s struct {
+		Nodes []struct{ ID, State string }
+	}
+	must(c.t, json.Unmarshal(out, &s))
+	return s.Nodes
+}
+
+// A further process needs nothing but the database: it takes the server's name, its settings and its signing key from there.
+func TestJoinByTheDatabaseAlone(t *testing.T) {
+	c := newCluster(t, 1)
+	nameless := c.addWith()
+	nameless.launch()
+	<-nameless.exited
+	if nameless.result == nil || !strings.Contains(nameless.log.String(), "server_name") {
+		t.Fatalf("a process that knows no server's name: %v\n%s", nameless.result, nameless.log.String())
+	}
+	c.nodes[0].start()
+	began := time.Now()
+	nameless.start()
+	if took := time.Since(began); took > 10*time.Second {
+		t.Errorf("joining took %s", took)
+	}
+	w := &workload{t: t, c: newClient(t, c.nodes[1:])}
+	if u := w.register(t.Context(), "ann"); u.id != "@ann:"+serverName {
+		t.Errorf("the second process made %s", u.id)
+	}
+	var keys []string
+	for _, n := range c.nodes {
+		a, err := w.c.once(t.Context(), n, "GET", "/_matrix/key/v2/server", "", nil)
+		must(t, err)
+		keys = append(keys, a.body.Get("verify_keys").Raw)
+	}
+	if keys[0] == "" || keys[0] != keys[1] {
+		t.Errorf("signing keys %v", keys)
+	}
+	other := c.addWith("--server-name", "other.localhost")
+	other.launch()
+	if <-other.exited; !strings.Contains(other.log.String(), "belongs to the server "+serverName) {
+		t.Errorf("a process of another server: %s", other.log.String())
+	}
+	if list := c.status(); len(list) != 2 || list[0].State != "live" || list[1].State != "live" {
+		t.Errorf("the cluster is %v", list)
+	}
+	nameless.stop()
+	if list := c.status(); len(list) != 1 || list[0].State != "live" {
+		t.Errorf("after one stopped the cluster is %v", list)
+	}
+}
+
+// Nodes die, are frozen and stopped in order while clients work.
+func TestWeather(t *testing.T) {
+	c := newCluster(t, 3)
+	c.start()
+	w := newWorkload(t, c.nodes, 4, 3)
+	under(t, c, w, func(context.Context) {
+		w.sent(200)
+		c.nodes[0].kill()
+		w.sent(200)
+		c.nodes[0].start()
+		w.sent(200)
+		c.nodes[1].stop()
+		w.sent(200)
+		c.nodes[1].start()
+		// Longer than it takes the others to count it out.
+		c.nodes[2].signal(syscall.SIGSTOP)
+		frozen := time.Now()
+		w.sent(200)
+		until(t, time.Minute, "the frozen node to be counted out", func() bool {
+			silent := 0
+			for _, n := range c.status() {
+				if n.State == "silent" {
+					silent++
+				}
+			}
+			return silent == 1 && time.Since(frozen) > 6*time.Second
+		})
+		c.nodes[2].signal(syscall.SIGCONT)
+		w.sent(200)
+	})
 }
 
 func TestThreeEqualNodes(t *testing.T) {

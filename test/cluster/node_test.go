@@ -94,13 +94,18 @@ func newCluster(t testing.TB, n int, args ...string) *cluster {
 
 func (c *cluster) add(args ...string) *node {
 	c.t.Helper()
+	return c.addWith(append([]string{"--server-name", serverName, "--registration", "open", "--rate-limits=false"}, args...)...)
+}
+
+// addWith makes a node that is told nothing but the database and what is given.
+func (c *cluster) addWith(args ...string) *node {
+	c.t.Helper()
 	l, err := net.Listen("tcp", "127.0.0.1:0")
 	must(c.t, err)
 	address := l.Addr().String()
 	must(c.t, l.Close())
 	n := &node{t: c.t, name: fmt.Sprintf("n%d", len(c.nodes)+1), base: "http://" + address}
-	n.args = append([]string{"serve", "--server-name", serverName, "--data", c.t.TempDir(), "--database", c.database,
-		"--listen", address, "--registration", "open", "--rate-limits=false"}, args...)
+	n.args = append([]string{"serve", "--data", c.t.TempDir(), "--database", c.database, "--listen", address}, args...)
 	c.nodes = append(c.nodes, n)
 	c.t.Cleanup(func() {
 		n.kill()
