@@ -238,19 +238,16 @@ func (b *Bus) Close() error {
 
 // close takes these steps, each bounded:
 //
-//  1. no further request comes in
-//  2. handlers end
+//  1. further requests are told that nobody handles them, and handlers end
+//  2. no further request comes in
 //  3. requests of this node end, and the outbox is emptied
 //  4. the client ends
 //  5. the server ends
 func (b *Bus) close() error {
 	drain, cancel := context.WithTimeout(context.Background(), drainBound)
 	defer cancel()
-	if b.requests != nil && b.nc.IsConnected() && b.requests.Drain() == nil {
-		wait(drain, b.nodeDrain)
-	}
 	idle := b.handlers.close()
-	wait(drain, idle)
+	_ = wait(drain, idle)
 	b.handlers.cancelAll()
 	end := func(done <-chan struct{}) error {
 		ctx, cancel := context.WithTimeout(context.Background(), endBound)
@@ -260,6 +257,9 @@ func (b *Bus) close() error {
 	err := end(idle)
 	if err != nil {
 		err = errors.New("natsbus: a handler does not end")
+	}
+	if b.requests != nil && b.nc.IsConnected() && b.requests.Drain() == nil {
+		_ = end(b.nodeDrain)
 	}
 
 	close(b.done)

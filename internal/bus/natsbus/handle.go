@@ -17,7 +17,7 @@ const (
 
 // Handle answers the calls of a subject to this node. fn runs in at most workers goroutines at once; QueuePerWorker
 // times as many calls wait, and more are refused. Its context ends with the caller's deadline, when the caller gives
-// up, and at the end of Close. An error goes to the caller as a *RemoteError, a panic too. fn must not change the
+// up, and when Close loses its patience. An error goes to the caller as a *RemoteError, a panic too. fn must not change the
 // data. stop ends it: further calls find no such node, accepted ones go on. A second handler of a subject
 // panics.
 func (b *Bus) Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func()) {
@@ -194,6 +194,10 @@ func (h *handler) run(j *job) {
 	switch {
 	case err == nil:
 		j.answer(statusOK, data)
+	case j.ctx.Err() != nil && h.all.ctx.Err() == nil:
+		// The caller gave up, or its time is over, and it knows.
+	case h.all.ctx.Err() != nil:
+		j.answer(statusClosed, nil)
 	case errors.As(err, &remote):
 		j.answer(statusError, remote.Data)
 	default:

@@ -9,6 +9,7 @@ import (
 	"net"
 	"runtime"
 	"slices"
+	"strings"
 	"sync"
 	"testing"
 	"time"
@@ -353,7 +354,11 @@ func TestStalledPeerBlocksNobody(t *testing.T) {
 	flowing(t, a, b)
 	resume := p.stall()
 	defer resume()
-	publishAll(t, a, 3000, 64<<10)
+	// Until all buffers are full.
+	eventually(t, "messages are dropped", func() bool {
+		publishAll(t, a, 100, 64<<10)
+		return a.Stats().Dropped > 1000
+	})
 	resume()
 	flowing(t, a, b)
 	flowing(t, b, a)
@@ -384,12 +389,17 @@ func TestOutboxDropsTheOldest(t *testing.T) {
 
 func TestOtherIdentityIsRefused(t *testing.T) {
 	noLeaks(t)
-	a, b := start(t, config("a", identity(t))), start(t, config("b", identity(t)))
-	friend := config("f", nil)
-	friend.Identity = identity(t)
+	ca, cb := config("a", identity(t)), config("b", identity(t))
+	var la, lb lines
+	ca.Log.(*logrus.Logger).SetOutput(&la)
+	cb.Log.(*logrus.Logger).SetOutput(&lb)
+	a, b := start(t, ca), start(t, cb)
 	setPeers(t, a, b.Addr())
 	setPeers(t, b, a.Addr())
 	got := record(t, b, "t")
+	for name, l := range map[string]*lines{"a": &la, "b": &lb} {
+		eventually(t, name+" refuses", func() bool { return strings.Contains(l.String(), "certificate signed by unknown authority") })
+	}
 
 	// What does not speak TLS gets no further than the greeting.
 	conn, err := net.Dial("tcp", a.Addr())
@@ -402,7 +412,7 @@ func TestOtherIdentityIsRefused(t *testing.T) {
 	}
 	_, _ = io.WriteString(conn, "CONNECT {}\r\nSUB > 1\r\nPING\r\n")
 	answer, err := io.ReadAll(conn)
-	if err == nil && bytes.Contains(answer, []byte("PONG")) || ctxExpired(err) {
+	if err == nil && bytes.Contains(answer, []byte("PONG")) || timedOut(err) {
 		t.Errorf("a plain client got %q, %v", answer, err)
 	}
 	a.Publish("t", []byte("secret"))
@@ -411,8 +421,26 @@ func TestOtherIdentityIsRefused(t *testing.T) {
 	}
 }
 
-// ctxExpired tells whether a connection was still open when the patience ended.
-func ctxExpired(err error) bool {
+// lines keeps a log.
+type lines struct {
+	mu  sync.Mutex
+	buf bytes.Buffer
+}
+
+func (l *lines) Write(p []byte) (int, error) {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.Write(p)
+}
+
+func (l *lines) String() string {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return l.buf.String()
+}
+
+// timedOut tells whether a connection was still open when the patience ended.
+func timedOut(err error) bool {
 	ne, ok := err.(net.Error)
 	return ok && ne.Timeout()
 }

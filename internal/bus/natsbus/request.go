@@ -12,13 +12,13 @@ import (
 	"github.com/nats-io/nats.go"
 )
 
-// Errors of Request. All of them say that the handler did not run, except for ErrTooLarge when it is the answer that
-// is too large, and ErrClosed.
+// Errors of Request. ErrNoNode and ErrBusy say that the handler did not run. After ErrTooLarge (if the answer was
+// too large) and ErrClosed (this node or the other one is closed) it may have run.
 var (
 	ErrNoNode   = errors.New("natsbus: no such node, or it does not handle that")
 	ErrTooLarge = errors.New("natsbus: too much data for a message")
 	ErrBusy     = errors.New("natsbus: the node has too many calls waiting")
-	ErrClosed   = errors.New("natsbus: closed")
+	ErrClosed   = errors.New("natsbus: the node is closed")
 )
 
 // RemoteError is the error that a handler returned. A handler that returns a *RemoteError decides about the bytes; of
@@ -43,6 +43,7 @@ const (
 	statusBusy     = "busy"
 	statusTooLarge = "large"
 	statusNoNode   = "unknown"
+	statusClosed   = "closed" // the handler was interrupted by Close
 )
 
 // calls are the requests of this node that wait for an answer.
@@ -178,6 +179,8 @@ func (a answer) result() ([]byte, error) {
 		return nil, ErrTooLarge
 	case statusNoNode:
 		return nil, ErrNoNode
+	case statusClosed:
+		return nil, ErrClosed
 	}
 	return nil, fmt.Errorf("natsbus: request: unknown status %q of an answer", a.status)
 }
