@@ -229,7 +229,7 @@ func (b *Bus) receive(m *nats.Msg) {
 }
 
 // Close leaves the cluster: further calls to this node find nobody, running ones get 5 seconds, then their contexts
-// end; what is queued is sent; requests that still wait end with ErrClosed. It takes 15 seconds at most, if
+// end; what is queued is sent; requests that still wait end with ErrClosed. It takes 17 seconds at most, if
 // handlers heed their contexts much less. Afterwards Publish and Subscribe work inside this process only.
 func (b *Bus) Close() error {
 	b.closing.Do(func() { b.closeErr = b.close() })
