@@ -1,0 +1,353 @@
+package natsbus_test
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"fmt"
+	"net"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/nats-io/nats-server/v2/server"
+
+	"weft/internal/bus/natsbus"
+)
+
+// external starts a NATS as an operator would run it, with a port for clients and credentials.
+func external(t testing.TB, port int) *server.Server {
+	t.Helper()
+	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: "weft", Password: "secret",
+		NoLog: true, NoSigs: true})
+	if err != nil {
+		t.Fatal(err)
+	}
+	s.Start()
+	if !s.ReadyForConnections(patience) {
+		t.Fatal("the external server does not start")
+	}
+	t.Cleanup(func() {
+		s.Shutdown()
+		s.WaitForShutdown()
+	})
+	return s
+}
+
+func externalConfig(node string, port int) natsbus.Config {
+	cfg := config(node, nil)
+	cfg.Listen = ""
+	cfg.URL = fmt.Sprintf("nats://weft:secret@127.0.0.1:%d", port)
+	return cfg
+}
+
+// eachWay runs a test with two connected nodes: over a route, over an external server, and with one node that calls
+// itself.
+func eachWay(t *testing.T, test func(t *testing.T, from, to *natsbus.Bus)) {
+	t.Run("route", func(t *testing.T) {
+		noLeaks(t)
+		id := identity(t)
+		a, b := start(t, config("a", id)), start(t, config("b", id))
+		mesh(t, a, b)
+		flowing(t, a, b)
+		flowing(t, b, a)
+		test(t, a, b)
+	})
+	t.Run("external", func(t *testing.T) {
+		noLeaks(t)
+		port := external(t, server.RANDOM_PORT).Addr().(*net.TCPAddr).Port
+		test(t, start(t, externalConfig("a", port)), start(t, externalConfig("b", port)))
+	})
+	t.Run("itself", func(t *testing.T) {
+		noLeaks(t)
+		b := start(t, config("b", identity(t)))
+		test(t, b, b)
+	})
+}
+
+func patient(t testing.TB) context.Context {
+	ctx, cancel := context.WithTimeout(context.Background(), patience)
+	t.Cleanup(cancel)
+	return ctx
+}
+
+func TestExternalBus(t *testing.T) {
+	noLeaks(t)
+	s := external(t, server.RANDOM_PORT)
+	port := s.Addr().(*net.TCPAddr).Port
+	a, b := start(t, externalConfig("a", port)), start(t, externalConfig("b", port))
+	stranger := externalConfig("a", port)
+	stranger.Cluster = "another"
+	c := start(t, stranger)
+	gotA, gotB, gotC := record(t, a, "t"), record(t, b, "t"), record(t, c, "t")
+	for i := range 100 {
+		a.Publish("t", fmt.Append(nil, i))
+	}
+	eventually(t, "all messages", func() bool { return len(gotB.all()) >= 100 })
+	flowing(t, a, b)
+	if len(gotA.all()) != 100 || len(gotB.all()) != 100 || len(gotC.all()) != 0 {
+		t.Errorf("got %d, %d and %d messages", len(gotA.all()), len(gotB.all()), len(gotC.all()))
+	}
+	if err := a.SetPeers([]string{"127.0.0.1:1"}); err != nil || a.Addr() != "" {
+		t.Errorf("peers with an external server: %v, %q", err, a.Addr())
+	}
+
+	// It goes away and comes back.
+	s.Shutdown()
+	s.WaitForShutdown()
+	eventually(t, "disconnected", func() bool { return !a.Stats().Connected && !b.Stats().Connected })
+	a.Publish("t", []byte("kept"))
+	external(t, port)
+	flowing(t, a, b)
+	eventually(t, "reconnects are counted", func() bool { return a.Stats().Reconnects == 1 && b.Stats().Reconnects == 1 })
+}
+
+func TestExternalComesLater(t *testing.T) {
+	noLeaks(t)
+	s := external(t, server.RANDOM_PORT)
+	port := s.Addr().(*net.TCPAddr).Port
+	s.Shutdown()
+	s.WaitForShutdown()
+	a, b := start(t, externalConfig("a", port)), start(t, externalConfig("b", port))
+	external(t, port)
+	flowing(t, a, b)
+}
+
+func TestExternalRefuses(t *testing.T) {
+	noLeaks(t)
+	cfg := externalConfig("a", external(t, server.RANDOM_PORT).Addr().(*net.TCPAddr).Port)
+	cfg.URL = strings.Replace(cfg.URL, "secret", "guess", 1)
+	if b, err := natsbus.Start(t.Context(), cfg); err == nil {
+		t.Error("wrong credentials were taken")
+		closeBus(t, b)
+	} else if strings.Contains(err.Error(), "guess") {
+		t.Errorf("the error shows the password: %v", err)
+	}
+}
+
+func TestRequest(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		ctx := patient(t)
+		to.Handle("a.b c", 2, func(_ context.Context, data []byte) ([]byte, error) {
+			switch string(data) {
+			case "plain error":
+				return nil, errors.New("no")
+			case "own error":
+				return nil, fmt.Errorf("wrapped: %w", &natsbus.RemoteError{Data: []byte{0, 1, 2}})
+			case "panic":
+				panic("no")
+			case "large":
+				return make([]byte, natsbus.MaxData+1), nil
+			case "largest":
+				return make([]byte, natsbus.MaxData), nil
+			}
+			return bytes.ToUpper(data), nil
+		})
+		for in, want := range map[string]string{"hello": "HELLO", "": "", strings.Repeat("x", natsbus.MaxData): strings.Repeat("X", natsbus.MaxData)} {
+			if got, err := from.Request(ctx, "b", "a.b c", []byte(in)); err != nil || string(got) != want {
+				t.Errorf("%d bytes: got %d, %v", len(in), len(got), err)
+			}
+		}
+		if got, err := from.Request(ctx, "b", "a.b c", []byte("largest")); err != nil || len(got) != natsbus.MaxData {
+			t.Errorf("largest answer: %d bytes, %v", len(got), err)
+		}
+		for in, want := range map[string]string{"plain error": "no", "own error": "\x00\x01\x02", "panic": "panic in a handler"} {
+			var remote *natsbus.RemoteError
+			if _, err := from.Request(ctx, "b", "a.b c", []byte(in)); !errors.As(err, &remote) || string(remote.Data) != want {
+				t.Errorf("%s: %v", in, err)
+			}
+		}
+		if _, err := from.Request(ctx, "b", "a.b c", []byte("large")); !errors.Is(err, natsbus.ErrTooLarge) {
+			t.Errorf("large answer: %v", err)
+		}
+		if _, err := from.Request(ctx, "b", "a.b c", make([]byte, natsbus.MaxData+1)); !errors.Is(err, natsbus.ErrTooLarge) {
+			t.Errorf("large request: %v", err)
+		}
+	})
+}
+
+func TestNoNode(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		ctx := patient(t)
+		stop := to.Handle("s", 1, func(context.Context, []byte) ([]byte, error) { return nil, nil })
+		if _, err := from.Request(ctx, "b", "s", nil); err != nil {
+			t.Fatal(err)
+		}
+		stop()
+		for _, c := range [][2]string{{"b", "s"}, {"b", "never"}, {"nobody", "s"}, {"b.s", ""}, {"*", "*"}} {
+			if _, err := from.Request(ctx, c[0], c[1], nil); !errors.Is(err, natsbus.ErrNoNode) {
+				t.Errorf("%q: %v", c, err)
+			}
+		}
+		if ctx.Err() != nil {
+			t.Error("it took its time")
+		}
+	})
+}
+
+func TestDeadline(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		left, ended := make(chan time.Duration, 1), make(chan error, 1)
+		to.Handle("s", 1, func(ctx context.Context, _ []byte) ([]byte, error) {
+			deadline, _ := ctx.Deadline()
+			left <- time.Until(deadline)
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		})
+		ctx, cancel := context.WithTimeout(context.Background(), 300*time.Millisecond)
+		defer cancel()
+		if _, err := from.Request(ctx, "b", "s", nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("request: %v", err)
+		}
+		if d := <-left; d > 301*time.Millisecond {
+			t.Errorf("the handler had %v", d)
+		}
+		if err := <-ended; !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("handler: %v", err)
+		}
+		if _, err := from.Request(ctx, "b", "s", nil); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("request with a context that ended: %v", err)
+		}
+	})
+}
+
+func TestCancel(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		began, ended := make(chan bool, 1), make(chan error, 1)
+		to.Handle("s", 1, func(ctx context.Context, _ []byte) ([]byte, error) {
+			began <- true
+			<-ctx.Done()
+			ended <- ctx.Err()
+			return nil, ctx.Err()
+		})
+		ctx, cancel := context.WithCancel(patient(t))
+		go func() {
+			<-began
+			cancel()
+		}()
+		if _, err := from.Request(ctx, "b", "s", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("request: %v", err)
+		}
+		if err := <-ended; !errors.Is(err, context.Canceled) {
+			t.Errorf("handler: %v", err)
+		}
+	})
+}
+
+func TestBusy(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		const workers, more = 2, 5
+		const room = workers * (1 + natsbus.QueuePerWorker)
+		free := make(chan struct{})
+		var running, most atomic.Int32
+		to.Handle("s", workers, func(context.Context, []byte) ([]byte, error) {
+			n := running.Add(1)
+			defer running.Add(-1)
+			for m := most.Load(); n > m && !most.CompareAndSwap(m, n); m = most.Load() {
+			}
+			<-free
+			return nil, nil
+		})
+		results := make(chan error, room+more)
+		for range room + more {
+			go func() {
+				_, err := from.Request(patient(t), "b", "s", nil)
+				results <- err
+			}()
+		}
+		for range more { // these end while the others wait
+			if err := <-results; !errors.Is(err, natsbus.ErrBusy) {
+				t.Errorf("one too many: %v", err)
+			}
+		}
+		close(free)
+		for range room {
+			if err := <-results; err != nil {
+				t.Errorf("one that has room: %v", err)
+			}
+		}
+		if most.Load() != workers {
+			t.Errorf("%d ran at once, want %d", most.Load(), workers)
+		}
+	})
+}
+
+func TestCloseDrains(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		if from == to {
+			t.Skip("the caller would be closed too")
+		}
+		began, free := make(chan bool), make(chan struct{})
+		to.Handle("s", 1, func(context.Context, []byte) ([]byte, error) {
+			began <- true
+			<-free
+			return []byte("done"), nil
+		})
+		to.Handle("quick", 1, func(context.Context, []byte) ([]byte, error) { return nil, nil })
+		result := make(chan string, 1)
+		go func() {
+			data, err := from.Request(patient(t), "b", "s", nil)
+			result <- fmt.Sprint(string(data), err)
+		}()
+		<-began
+		closed := make(chan struct{})
+		go func() {
+			defer close(closed)
+			closeBus(t, to)
+		}()
+		// While the call runs, further ones find nobody.
+		eventually(t, "no further calls", func() bool {
+			_, err := from.Request(patient(t), "b", "quick", nil)
+			return errors.Is(err, natsbus.ErrNoNode)
+		})
+		close(free)
+		<-closed
+		if got := <-result; got != "done<nil>" {
+			t.Errorf("the running call ended with %s", got)
+		}
+	})
+}
+
+func TestCloseEndsWaiting(t *testing.T) {
+	noLeaks(t)
+	b := start(t, config("b", identity(t)))
+	began := make(chan bool, 1)
+	b.Handle("s", 1, func(ctx context.Context, _ []byte) ([]byte, error) {
+		began <- true
+		<-ctx.Done()
+		return nil, ctx.Err()
+	})
+	result := make(chan error, 1)
+	go func() {
+		_, err := b.Request(patient(t), "b", "s", nil)
+		result <- err
+	}()
+	<-began
+	closing := time.Now()
+	closeBus(t, b)
+	if took := time.Since(closing); took > 17*time.Second {
+		t.Errorf("close took %v", took)
+	}
+	if err := <-result; !errors.Is(err, natsbus.ErrClosed) {
+		t.Errorf("the request ended with %v", err)
+	}
+}
+
+func BenchmarkRequest(b *testing.B) {
+	id := identity(b)
+	x, y := start(b, config("x", id)), start(b, config("y", id))
+	mesh(b, x, y)
+	flowing(b, x, y)
+	flowing(b, y, x)
+	y.Handle("s", 4, func(_ context.Context, data []byte) ([]byte, error) { return data, nil })
+	data := make([]byte, 100)
+	ctx := patient(b)
+	b.ReportAllocs()
+	for b.Loop() {
+		if _, err := x.Request(ctx, "y", "s", data); err != nil {
+			b.Fatal(err)
+		}
+	}
+}
