@@ -1,0 +1,171 @@
+package keyserver
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/tidwall/gjson"
+
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/keyserver/api"
+	"weft/matrix/id"
+)
+
+func nodes(t *testing.T, fn func(t *testing.T, a, b *Server, w *world), opts ...func(*Config)) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		w := &world{shared: map[id.User]bool{}}
+		w.remote = newServer(t, sqldbtest.Open(t, newURL()), "there", &world{shared: map[id.User]bool{}})
+		url := newURL()
+		first := sqldbtest.Open(t, url)
+		second := first
+		if first.Dialect() == sqldb.Postgres {
+			second = sqldbtest.Open(t, url)
+		}
+		fn(t, newServer(t, first, "here", w, opts...), newServer(t, second, "here", w, opts...), w)
+	})
+}
+
+func whileHeld(t *testing.T, db *sqldb.DB, other func(tx *sqldb.Tx) error, calls ...func() error) []error {
+	t.Helper()
+	errs := make([]error, len(calls))
+	var wg sync.WaitGroup
+	var over sync.Map
+	start := func(i int) {
+		wg.Go(func() {
+			defer over.Store(i, true)
+			errs[i] = calls[i]()
+		})
+	}
+	postgres := db.Dialect() == sqldb.Postgres
+	err := db.Update(context.Background(), func(tx *sqldb.Tx) error {
+		if err := other(tx); err != nil || !postgres {
+			return err
+		}
+		for i := range calls {
+			start(i)
+			if err := untilTheyWait(db, &over, i+1); err != nil {
+				return err
+			}
+		}
+		return nil
+	})
+	if !postgres {
+		for i := range calls {
+			start(i)
+		}
+	}
+	wg.Wait()
+	must(t, err)
+	return errs
+}
+
+func untilTheyWait(db *sqldb.DB, over *sync.Map, calls int) error {
+	tick := time.NewTicker(2 * time.Millisecond)
+	defer tick.Stop()
+	for deadline := time.Now().Add(30 * time.Second); ; <-tick.C {
+		var n int
+		err := db.QueryRow(context.Background(), `SELECT COUNT(*) FROM pg_stat_activity WHERE wait_event_type = 'Lock'`).Scan(&n)
+		if err != nil {
+			return err
+		}
+		over.Range(func(any, any) bool { n++; return true })
+		if n >= calls {
+			return nil
+		}
+		if time.Now().After(deadline) {
+			return fmt.Errorf("%d of %d calls wait or are over", n, calls)
+		}
+	}
+}
+
+func exec(query string, args ...any) func(tx *sqldb.Tx) error {
+	return func(tx *sqldb.Tx) error {
+		_, err := tx.Exec(context.Background(), query, args...)
+		return err
+	}
+}
+
+func allFine(t *testing.T, errs []error) {
+	t.Helper()
+	if err := errors.Join(errs...); err != nil {
+		t.Error(err)
+	}
+}
+
+func TestNodes_BackupVersionsAreNumberedOnce(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		other := exec(`INSERT INTO backup_versions (user_id, version, algorithm, auth_data, etag, deleted) VALUES ($1, 1, 'alg', $2, 0, 0)`, string(alice), []byte("{}"))
+		allFine(t, whileHeld(t, a.DB, other, func() error {
+			v, err := b.CreateVersion(ctx, alice, "alg", json.RawMessage(`{}`))
+			if err == nil && v != "2" {
+				t.Errorf("version %s, want 2", v)
+			}
+			return err
+		}))
+		var wg sync.WaitGroup
+		var mu sync.Mutex
+		seen := map[string]bool{}
+		for i := range 10 {
+			wg.Go(func() {
+				v, err := []*Server{a, b}[i%2].CreateVersion(ctx, alice, "alg", json.RawMessage(`{}`))
+				mu.Lock()
+				defer mu.Unlock()
+				if err != nil || seen[v] {
+					t.Errorf("version %s: %v", v, err)
+				}
+				seen[v] = true
+			})
+		}
+		wg.Wait()
+	})
+}
+
+func TestNodes_TheBetterSessionStays(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		v, err := a.CreateVersion(ctx, alice, "alg", json.RawMessage(`{}`))
+		must(t, err)
+		other := exec(`INSERT INTO backup_keys (user_id, version, room_id, session_id, verified, first_index, forwarded, data)
+			VALUES ($1, 1, '!r:here', 's', 1, 3, 0, $2)`, string(alice), []byte(session(3, 0, true)))
+		put := func(s *Server, name string, raw json.RawMessage) (api.BackupState, error) {
+			return s.PutKeys(ctx, alice, v, map[id.Room]map[string]json.RawMessage{"!r:here": {name: raw}})
+		}
+		allFine(t, whileHeld(t, a.DB, other, func() error {
+			state, err := put(b, "s", session(5, 0, true))
+			if err == nil && (state.Count != 1 || state.ETag != "0") {
+				t.Errorf("state %+v: nothing changed", state)
+			}
+			return err
+		}))
+		got, err := a.GetKeys(ctx, alice, v, "!r:here", "s")
+		must(t, err)
+		if first := gjson.GetBytes(got["!r:here"]["s"], "first_message_index").Int(); first != 3 {
+			t.Errorf("the worse copy, from index %d, replaced the better", first)
+		}
+		// Many at once, each with every session: the best of each stays, and nobody fails.
+		const writers, sessions = 6, 8
+		var wg sync.WaitGroup
+		for i := range writers {
+			wg.Go(func() {
+				keys := map[string]json.RawMessage{}
+				for n := range sessions {
+					keys[fmt.Sprint("x", n)] = session((i+n)%writers, 0, false)
+				}
+				if _, err := []*Server{a, b}[i%2].PutKeys(ctx, alice, v, map[id.Room]map[string]json.RawMessage{"!r:here": keys}); err != nil {
+					t.Error(err)
+				}
+			})
+		}
+		wg.Wait()
+		if n := count(t, a, `backup_keys WHERE session_id LIKE 'x%' AND first_index = 0`); n != sessions {
+			t.Errorf("%d of %d sessions are the best there was", n, sessions)
+		}
+	})
+}
