@@ -98,6 +98,39 @@ func allFine(t *testing.T, errs []error) {
 	}
 }
 
+func TestNodes_CrowdsAreThinnedOutOnce(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		const over = 30
+		devices := []string{"B1", "B2"}
+		for i, dev := range devices {
+			first := int64(i)*100_000 + 1
+			must(t, a.DB.Update(ctx, exec(insertMessageSQL, first, string(bob), dev, []byte("{}"))))
+			must(t, a.DB.Update(ctx, exec(`WITH RECURSIVE n (i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < $1)
+				INSERT INTO to_device (pos, user_id, device_id, message) SELECT m.pos + n.i, m.user_id, m.device_id, m.message FROM n, to_device m WHERE m.pos = $2`,
+				int64(maxWaiting+over-1), first)))
+		}
+		// The sweep of the other node is done with what waits too much for both devices, but not yet committed.
+		swept := func(tx *sqldb.Tx) error {
+			for i := range devices {
+				if err := exec(`DELETE FROM to_device WHERE pos > $1 AND pos <= $1 + CAST($2 AS BIGINT)`, int64(i)*100_000, int64(over))(tx); err != nil {
+					return err
+				}
+			}
+			return nil
+		}
+		allFine(t, whileHeld(t, a.DB, swept, func() error {
+			_, err := b.deleteCrowded(ctx)
+			return err
+		}))
+		for _, dev := range devices {
+			if n := count(t, a, `to_device WHERE device_id = $1`, dev); n != maxWaiting {
+				t.Errorf("%d messages wait for %s, want %d", n, dev, maxWaiting)
+			}
+		}
+	})
+}
+
 func TestNodes_BackupVersionsAreNumberedOnce(t *testing.T) {
 	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
 		ctx := context.Background()
