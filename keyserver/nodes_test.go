@@ -1,10 +1,12 @@
 package keyserver
 
 import (
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -13,8 +15,11 @@ import (
 
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
+	"weft/internal/stream"
 	"weft/keyserver/api"
+	"weft/matrix/canonical"
 	"weft/matrix/id"
+	"weft/matrix/merr"
 )
 
 func nodes(t *testing.T, fn func(t *testing.T, a, b *Server, w *world), opts ...func(*Config)) {
@@ -84,6 +89,11 @@ func untilTheyWait(db *sqldb.DB, over *sync.Map, calls int) error {
 	}
 }
 
+func holdLists(tx *sqldb.Tx) error {
+	_, err := stream.Advance(context.Background(), tx, stream.DeviceLists, 1)
+	return err
+}
+
 func exec(query string, args ...any) func(tx *sqldb.Tx) error {
 	return func(tx *sqldb.Tx) error {
 		_, err := tx.Exec(context.Background(), query, args...)
@@ -96,6 +106,71 @@ func allFine(t *testing.T, errs []error) {
 	if err := errors.Join(errs...); err != nil {
 		t.Error(err)
 	}
+}
+
+func wantChain(t *testing.T, w *world, want int) {
+	t.Helper()
+	type link struct{ pos, prev int64 }
+	var links []link
+	for _, e := range w.sent {
+		if e.Type == eduDeviceList {
+			links = append(links, link{gjson.GetBytes(e.Content, "stream_id").Int(), gjson.GetBytes(e.Content, "prev_id.0").Int()})
+		}
+	}
+	slices.SortFunc(links, func(a, b link) int { return cmp.Compare(a.pos, b.pos) })
+	var last int64
+	for _, l := range links {
+		if l.prev != last {
+			t.Errorf("update %d follows %d, want %d", l.pos, l.prev, last)
+		}
+		last = l.pos
+	}
+	if len(links) != want {
+		t.Errorf("%d updates, want %d", len(links), want)
+	}
+}
+
+func TestNodes_UpdatesOfAUserFormAChain(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, w *world) {
+		ctx := context.Background()
+		w.shared[alice] = true
+		must(t, a.DeviceChanged(ctx, alice, "A0", "first"))
+		allFine(t, whileHeld(t, a.DB, holdLists,
+			func() error { return a.DeviceChanged(ctx, alice, "A1", "phone") },
+			func() error { return b.DeviceChanged(ctx, alice, "A2", "laptop") }))
+		wantChain(t, w, 3)
+	})
+}
+
+func TestNodes_ManyChangesFormAChain(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, w *world) {
+		ctx := context.Background()
+		w.shared[alice] = true
+		const writers, changes = 4, 6
+		var wg sync.WaitGroup
+		for i := range writers {
+			s := []*Server{a, b}[i%2]
+			dev := fmt.Sprintf("A%d", i)
+			wg.Go(func() {
+				for n := range changes {
+					var err error
+					switch n {
+					case 2:
+						_, err = s.UploadKeys(ctx, api.UploadKeys{User: alice, Device: id.Device(dev), DeviceKeys: deviceKeys(alice, dev)})
+					case 4:
+						err = s.DeleteDevices(ctx, alice, []id.Device{id.Device(dev)})
+					default:
+						err = s.DeviceChanged(ctx, alice, id.Device(dev), fmt.Sprint("name ", n))
+					}
+					if err != nil {
+						t.Error(err)
+					}
+				}
+			})
+		}
+		wg.Wait()
+		wantChain(t, w, writers*changes)
+	})
 }
 
 func TestNodes_CrowdsAreThinnedOutOnce(t *testing.T) {
@@ -128,6 +203,91 @@ func TestNodes_CrowdsAreThinnedOutOnce(t *testing.T) {
 				t.Errorf("%d messages wait for %s, want %d", n, dev, maxWaiting)
 			}
 		}
+	})
+}
+
+func TestNodes_StoredSigningKeysBelongTogether(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		old, fresh := newIdentity(alice, 1), newIdentity(alice, 9)
+		must(t, a.UploadCrossSigning(ctx, old.upload(t)))
+		mixed := old
+		mixed.self = fresh.self
+		another := mixed.upload(t) // a new self-signing key under the old master key
+		another.Master, another.UserSigning = nil, nil
+		errs := whileHeld(t, a.DB, holdLists,
+			func() error { return a.UploadCrossSigning(ctx, fresh.upload(t)) },
+			func() error { return b.UploadCrossSigning(ctx, another) })
+		for i, err := range errs {
+			var refused *merr.Error
+			if err != nil && !errors.As(err, &refused) {
+				t.Errorf("upload %d: %v", i, err)
+			}
+		}
+		stored, err := listCrossSigning(ctx, a.DB, alice)
+		must(t, err)
+		master := stored[usageMaster]
+		pub, err := master.public()
+		must(t, err)
+		for usage, k := range stored {
+			if usage == usageMaster {
+				continue
+			}
+			if err := canonical.VerifyJSON(k.json, string(alice), id.KeyID("ed25519:"+master.keyID), pub); err != nil {
+				t.Errorf("the stored %s key is not signed by the stored master key: %v", usage, err)
+			}
+		}
+	})
+}
+
+func TestNodes_TheSameUploadTwiceIsFine(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		up := func(s *Server, value string) (map[string]int, error) {
+			return s.UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1", OneTimeKeys: map[string]json.RawMessage{
+				"signed_curve25519:K": json.RawMessage(fmt.Sprintf(`{"key":%q}`, value))}})
+		}
+		first := func(key string) func(tx *sqldb.Tx) error {
+			return exec(`INSERT INTO key_one_time (user_id, device_id, algorithm, key_id, added, key) VALUES ($1, 'A1', 'signed_curve25519', $2, 1, $3)`,
+				string(alice), key, []byte(`{"key":"k"}`))
+		}
+		allFine(t, whileHeld(t, a.DB, first("K"), func() error {
+			counts, err := up(b, "k")
+			if counts["signed_curve25519"] != 1 {
+				t.Errorf("counts %v", counts)
+			}
+			return err
+		}))
+		must(t, a.DB.Update(ctx, exec(`DELETE FROM key_one_time`)))
+		errs := whileHeld(t, a.DB, first("K"), func() error {
+			_, err := up(b, "another")
+			return err
+		})
+		var refused *merr.Error
+		if !errors.As(errs[0], &refused) || refused.Status != 400 {
+			t.Errorf("another key under the same name: %v", errs[0])
+		}
+	})
+}
+
+func TestNodes_UploadsAtOnceMeet(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+		ctx := context.Background()
+		keys := map[string]json.RawMessage{}
+		for i := range 20 {
+			keys[fmt.Sprintf("signed_curve25519:K%d", i)] = json.RawMessage(`{"key":"k"}`)
+		}
+		var wg sync.WaitGroup
+		for i := range 8 {
+			wg.Go(func() {
+				counts, err := []*Server{a, b}[i%2].UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1",
+					DeviceKeys: deviceKeys(alice, "A1"), OneTimeKeys: keys, FallbackKeys: map[string]json.RawMessage{"signed_curve25519:F": json.RawMessage(`{"key":"f"}`)}})
+				if err != nil || counts["signed_curve25519"] != len(keys) {
+					t.Errorf("counts %v: %v", counts, err)
+				}
+			})
+		}
+		wg.Wait()
 	})
 }
 

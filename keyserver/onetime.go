@@ -21,7 +21,7 @@ import (
 const (
 	selectOneTimeSQL = `SELECT key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = $4`
 	insertOneTimeSQL = `INSERT INTO key_one_time (user_id, device_id, algorithm, key_id, added, key)
-		VALUES ($1, $2, $3, $4, $5, $6)`
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING`
 	nextOneTimeSQL   = `SELECT COALESCE(MAX(added), 0) + 1 FROM key_one_time WHERE user_id = $1 AND device_id = $2`
 	countOneTimeSQL  = `SELECT algorithm, COUNT(*) FROM key_one_time WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm`
 	oldestOneTimeSQL = `SELECT key_id, key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
@@ -33,8 +33,7 @@ const (
 		VALUES ($1, $2, $3, $4, $5, 0)
 		ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, key = excluded.key, used = 0
 		WHERE key_fallback.key_id <> excluded.key_id OR key_fallback.key <> excluded.key`
-	selectFallbackSQL       = `SELECT key_id, key FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
-	useFallbackSQL          = `UPDATE key_fallback SET used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
+	useFallbackSQL          = `UPDATE key_fallback SET used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, key`
 	unusedFallbackSQL       = `SELECT algorithm FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND used = 0 ORDER BY algorithm`
 	deleteDeviceFallbackSQL = `DELETE FROM key_fallback WHERE user_id = $1 AND device_id = $2`
 )
@@ -80,11 +79,10 @@ func parseOneTimeKeys(in map[string]json.RawMessage) ([]oneTimeKey, error) {
 
 // insertOneTimeKeys adds keys. The same key again is fine; another key under
 // the same name is refused, because the first may have been handed out.
-func (s *Server) insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	s.recount(tx, user, dev)
 	counts, err := oneTimeCounts(ctx, tx, user, dev)
 	if err != nil {
 		return err
@@ -101,25 +99,41 @@ func (s *Server) insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.Us
 		return fmt.Errorf("keyserver: ordering one-time keys: %w", err)
 	}
 	for i, k := range keys {
-		var have []byte
-		err := tx.QueryRow(ctx, selectOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID).Scan(&have)
-		switch {
-		case err == nil && string(have) == string(k.json):
-			continue
-		case err == nil:
-			return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
-		case !errors.Is(err, sql.ErrNoRows):
-			return fmt.Errorf("keyserver: reading one-time key: %w", err)
-		}
-		if _, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json); err != nil {
+		res, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json)
+		if err != nil {
 			return fmt.Errorf("keyserver: storing one-time key: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("keyserver: storing one-time key: %w", err)
+		}
+		if n == 0 {
+			err = sameOneTimeKey(ctx, tx, user, dev, k)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (s *Server) replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
-	s.recount(tx, user, dev)
+// sameOneTimeKey checks that the key which is there already is the uploaded one. A client that
+// got no answer uploads again, perhaps while its first upload is under way on another node.
+func sameOneTimeKey(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, k oneTimeKey) error {
+	var have []byte
+	err := tx.QueryRow(ctx, selectOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID).Scan(&have)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil // handed out between the two statements; it must not be once more
+	case err != nil:
+		return fmt.Errorf("keyserver: reading one-time key: %w", err)
+	case string(have) != string(k.json):
+		return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
+	}
+	return nil
+}
+
+func replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	for _, k := range keys {
 		if _, err := tx.Exec(ctx, upsertFallbackSQL, string(user), string(dev), k.algorithm, k.keyID, k.json); err != nil {
 			return fmt.Errorf("keyserver: storing fallback key: %w", err)
@@ -231,15 +245,12 @@ func (s *Server) claimLocal(ctx context.Context, user id.User, dev id.Device, al
 }
 
 func (s *Server) claimFallback(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, alg string, keyID *string, key *[]byte) error {
-	err := tx.QueryRow(ctx, selectFallbackSQL, string(user), string(dev), alg).Scan(keyID, key)
+	err := tx.QueryRow(ctx, useFallbackSQL, string(user), string(dev), alg).Scan(keyID, key)
 	if errors.Is(err, sql.ErrNoRows) {
 		*keyID, *key = "", nil
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
-	}
-	if _, err := tx.Exec(ctx, useFallbackSQL, string(user), string(dev), alg); err != nil {
 		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
 	}
 	return nil
