@@ -173,6 +173,134 @@ func TestNodes_ManyChangesFormAChain(t *testing.T) {
 	})
 }
 
+func follow(t *testing.T, s *Server, w *world) int64 {
+	t.Helper()
+	upload(t, w.remote, carol, "C1", nil)
+	w.shared[carol] = true
+	if got := devicesOf(t, s, carol); len(got) != 1 {
+		t.Fatalf("carol's devices: %v", got)
+	}
+	var have int64
+	must(t, s.DB.QueryRow(context.Background(), `SELECT stream_id FROM key_remote_lists WHERE user_id = $1`, string(carol)).Scan(&have))
+	return have
+}
+
+func devicesOf(t *testing.T, s *Server, user id.User) map[id.Device]json.RawMessage {
+	t.Helper()
+	got, err := s.QueryKeys(context.Background(), api.QueryKeys{User: alice, Devices: map[id.User][]id.Device{user: nil}})
+	must(t, err)
+	if len(got.Failures) != 0 {
+		t.Fatalf("failures: %s", got.Failures)
+	}
+	return got.DeviceKeys[user]
+}
+
+func lastUpdate(t *testing.T, w *world, user id.User) json.RawMessage {
+	t.Helper()
+	ctx := context.Background()
+	last, err := lastAnnounced(ctx, w.remote.DB, user)
+	must(t, err)
+	u, err := w.remote.deviceUpdate(ctx, last)
+	must(t, err)
+	raw, err := json.Marshal(u)
+	must(t, err)
+	return raw
+}
+
+func TestNodes_AMarkedGapStays(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, w *world) {
+		ctx := context.Background()
+		have := follow(t, a, w)
+		gap := exec(`UPDATE key_remote_lists SET stale = 1 WHERE user_id = $1`, string(carol))
+		allFine(t, whileHeld(t, a.DB, gap, func() error {
+			return b.ReceiveEDU(ctx, "there", eduDeviceList, json.RawMessage(fmt.Sprintf(
+				`{"user_id":%q,"device_id":"C2","stream_id":%d,"prev_id":[%d],"keys":%s}`, carol, have+1, have, deviceKeys(carol, "C2"))))
+		}))
+		if n := count(t, a, `key_remote_lists WHERE stale = 1`); n != 1 {
+			t.Error("a list with a gap passes for whole")
+		}
+	})
+}
+
+func TestNodes_AnUpdateDuringAFetchIsNotLost(t *testing.T) {
+	ctx := context.Background()
+	update := func(t *testing.T, b *Server, w *world) {
+		upload(t, w.remote, carol, "C2", nil)
+		must(t, b.ReceiveEDU(ctx, "there", eduDeviceList, lastUpdate(t, w, carol)))
+	}
+	for _, c := range []struct {
+		name   string
+		before func(t *testing.T, a *Server, w *world) // what a knows
+		during func(t *testing.T, b *Server, w *world)
+	}{
+		{"of a list never fetched", func(t *testing.T, a *Server, w *world) {
+			upload(t, w.remote, carol, "C1", nil)
+			w.shared[carol] = true
+		}, update},
+		{"of a list with a gap", func(t *testing.T, a *Server, w *world) {
+			follow(t, a, w)
+			must(t, a.DB.Update(ctx, exec(`UPDATE key_remote_lists SET stale = 1`)))
+		}, update},
+		{"of a list from before the sharing", func(t *testing.T, a *Server, w *world) {
+			follow(t, a, w)
+			must(t, a.DB.Update(ctx, func(tx *sqldb.Tx) error {
+				_, err := stream.Advance(ctx, tx, stream.Events, 1)
+				return err
+			}))
+			w.since = 1
+		}, update},
+		{"when the other node fetches too", func(t *testing.T, a *Server, w *world) {
+			upload(t, w.remote, carol, "C1", nil)
+			w.shared[carol] = true
+		}, func(t *testing.T, b *Server, w *world) {
+			upload(t, w.remote, carol, "C2", nil)
+			if got := devicesOf(t, b, carol); len(got) != 2 {
+				t.Errorf("the other node: %v", got)
+			}
+			must(t, b.ReceiveEDU(ctx, "there", eduDeviceList, lastUpdate(t, w, carol)))
+		}},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			nodes(t, func(t *testing.T, a, b *Server, w *world) {
+				c.before(t, a, w)
+				w.during = func() { c.during(t, b, w) }
+				devicesOf(t, a, carol)
+				if w.during != nil {
+					t.Fatal("the list was not fetched")
+				}
+				if got := devicesOf(t, a, carol); len(got) != 2 {
+					t.Errorf("afterwards: %d devices, want 2", len(got))
+				}
+				asked := w.asked
+				if devicesOf(t, b, carol); w.asked != asked {
+					t.Error("the list is never trusted again")
+				}
+			})
+		})
+	}
+}
+
+func TestNodes_SigningKeysDuringAFetchAreNotLost(t *testing.T) {
+	nodes(t, func(t *testing.T, a, b *Server, w *world) {
+		ctx := context.Background()
+		upload(t, w.remote, carol, "C1", nil)
+		w.shared[carol] = true
+		keys := newIdentity(carol, 3).upload(t)
+		w.during = func() {
+			must(t, w.remote.UploadCrossSigning(ctx, keys))
+			raw, err := json.Marshal(signingKeyUpdate{UserID: carol, Master: keys.Master, SelfSigning: keys.SelfSigning})
+			must(t, err)
+			must(t, b.ReceiveEDU(ctx, "there", eduSigningKey, raw))
+		}
+		devicesOf(t, a, carol)
+		got, err := a.QueryKeys(ctx, api.QueryKeys{User: alice, Devices: map[id.User][]id.Device{carol: nil}})
+		must(t, err)
+		if len(got.MasterKeys) != 1 || len(got.SelfSigningKeys) != 1 {
+			t.Errorf("signing keys are lost: %s %s", got.MasterKeys, got.SelfSigningKeys)
+		}
+	})
+}
+
 func TestNodes_CrowdsAreThinnedOutOnce(t *testing.T) {
 	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
 		ctx := context.Background()
