@@ -13,6 +13,7 @@ import (
 
 	"github.com/tidwall/gjson"
 
+	"weft/internal/bus"
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/internal/stream"
@@ -22,6 +23,8 @@ import (
 	"weft/matrix/merr"
 )
 
+// nodes runs a test on both databases with two key servers "here" over one database. On PostgreSQL each has its own
+// connections, as two processes do; a SQLite file belongs to one process, so there they share what it opened.
 func nodes(t *testing.T, fn func(t *testing.T, a, b *Server, w *world), opts ...func(*Config)) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
 		w := &world{shared: map[id.User]bool{}}
@@ -36,6 +39,9 @@ func nodes(t *testing.T, fn func(t *testing.T, a, b *Server, w *world), opts ...
 	})
 }
 
+// whileHeld runs calls while a transaction is open in which another node does something: on PostgreSQL each begins when
+// the one before it waits for a lock (or is over), and the transaction is committed when all do. SQLite has one
+// writer, so there the calls begin after the commit. It gives the errors of the calls.
 func whileHeld(t *testing.T, db *sqldb.DB, other func(tx *sqldb.Tx) error, calls ...func() error) []error {
 	t.Helper()
 	errs := make([]error, len(calls))
@@ -70,6 +76,7 @@ func whileHeld(t *testing.T, db *sqldb.DB, other func(tx *sqldb.Tx) error, calls
 	return errs
 }
 
+// untilTheyWait returns when so many calls wait for a lock of PostgreSQL or are over.
 func untilTheyWait(db *sqldb.DB, over *sync.Map, calls int) error {
 	tick := time.NewTicker(2 * time.Millisecond)
 	defer tick.Stop()
@@ -89,6 +96,7 @@ func untilTheyWait(db *sqldb.DB, over *sync.Map, calls int) error {
 	}
 }
 
+// holdLists is what a node does that is about to change a device list.
 func holdLists(tx *sqldb.Tx) error {
 	_, err := stream.Advance(context.Background(), tx, stream.DeviceLists, 1)
 	return err
@@ -108,6 +116,7 @@ func allFine(t *testing.T, errs []error) {
 	}
 }
 
+// wantChain checks that each update names the one before it, and none does twice.
 func wantChain(t *testing.T, w *world, want int) {
 	t.Helper()
 	type link struct{ pos, prev int64 }
@@ -173,6 +182,7 @@ func TestNodes_ManyChangesFormAChain(t *testing.T) {
 	})
 }
 
+// follow makes a node keep carol's list, and gives the place it has in her server's sequence.
 func follow(t *testing.T, s *Server, w *world) int64 {
 	t.Helper()
 	upload(t, w.remote, carol, "C1", nil)
@@ -195,6 +205,7 @@ func devicesOf(t *testing.T, s *Server, user id.User) map[id.Device]json.RawMess
 	return got.DeviceKeys[user]
 }
 
+// lastUpdate gives the update of a remote user's device that her server sends.
 func lastUpdate(t *testing.T, w *world, user id.User) json.RawMessage {
 	t.Helper()
 	ctx := context.Background()
@@ -222,6 +233,7 @@ func TestNodes_AMarkedGapStays(t *testing.T) {
 	})
 }
 
+// An update that arrives on one node while another fetches the list is in the list, or the list is fetched again.
 func TestNodes_AnUpdateDuringAFetchIsNotLost(t *testing.T) {
 	ctx := context.Background()
 	update := func(t *testing.T, b *Server, w *world) {
@@ -301,6 +313,7 @@ func TestNodes_SigningKeysDuringAFetchAreNotLost(t *testing.T) {
 	})
 }
 
+// Two sweeps at once remove what one would.
 func TestNodes_CrowdsAreThinnedOutOnce(t *testing.T) {
 	nodes(t, func(t *testing.T, a, b *Server, _ *world) {
 		ctx := context.Background()
@@ -489,4 +502,156 @@ func TestNodes_TheBetterSessionStays(t *testing.T) {
 			t.Errorf("%d of %d sessions are the best there was", n, sessions)
 		}
 	})
+}
+
+// wire is a bus whose messages arrive at once, or not at all.
+type wire struct {
+	mu   sync.Mutex
+	lost bool
+	sent int
+	subs map[string]map[int]func([]byte)
+	n    int
+	came chan struct{} // a subscriber
+}
+
+func newWire() *wire {
+	return &wire{subs: map[string]map[int]func([]byte){}, came: make(chan struct{})}
+}
+
+func (w *wire) Publish(topic string, data []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if topic == bus.TopicUpdates {
+		return
+	}
+	w.sent++
+	for _, fn := range w.subs[topic] {
+		if !w.lost {
+			fn(data)
+		}
+	}
+}
+
+func (w *wire) Subscribe(topic string, fn func([]byte)) func() {
+	w.mu.Lock()
+	w.n++
+	key := w.n
+	if w.subs[topic] == nil {
+		w.subs[topic] = map[int]func([]byte){}
+	}
+	w.subs[topic][key] = fn
+	w.mu.Unlock()
+	w.came <- struct{}{}
+	return func() {
+		w.mu.Lock()
+		defer w.mu.Unlock()
+		delete(w.subs[topic], key)
+	}
+}
+
+// run runs nodes until the test ends, and returns when they listen. Then nobody must.
+func (w *wire) run(t *testing.T, servers ...*Server) {
+	ctx, cancel := context.WithCancel(context.Background())
+	var wg sync.WaitGroup
+	for _, s := range servers {
+		wg.Go(func() {
+			if err := s.Run(ctx); err != nil {
+				t.Error(err)
+			}
+		})
+		if s.Shared {
+			<-w.came
+		}
+	}
+	t.Cleanup(func() {
+		cancel()
+		wg.Wait()
+		if len(w.subs[topicCounts]) != 0 {
+			t.Error("a node that ended still listens")
+		}
+	})
+}
+
+// What one node says of a device's keys is right after they were claimed, uploaded or deleted on another.
+func TestNodes_KeyCountsAreRight(t *testing.T) {
+	ctx := context.Background()
+	for _, c := range []struct {
+		name         string
+		shared, lost bool
+		late         time.Duration // after which the counts must be right
+	}{
+		{"told", true, false, 0},
+		{"the message lost", true, true, 3 * time.Second},
+		{"alone", false, false, 0},
+	} {
+		t.Run(c.name, func(t *testing.T) {
+			line := newWire()
+			line.lost = c.lost
+			now := time.Now()
+			nodes(t, func(t *testing.T, a, b *Server, _ *world) {
+				if !c.shared {
+					b = a // with one process there is nobody to tell
+				}
+				line.run(t, a, b)
+				line.sent = 0
+				want := func(what string, oneTime, fallback int) {
+					t.Helper()
+					now = now.Add(c.late)
+					for range 2 {
+						got, err := b.KeyCounts(ctx, alice, "A1")
+						must(t, err)
+						if got.OneTime["signed_curve25519"] != oneTime || len(got.UnusedFallback) != fallback {
+							t.Errorf("%s: %+v, want %d one-time and %d fallback keys", what, got, oneTime, fallback)
+						}
+					}
+				}
+				claim := func() {
+					t.Helper()
+					_, err := a.ClaimKeys(ctx, api.ClaimKeys{Keys: map[id.User]map[id.Device]string{alice: {"A1": "signed_curve25519"}}})
+					must(t, err)
+				}
+				want("nothing yet", 0, 0)
+				_, err := a.UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1",
+					OneTimeKeys:  map[string]json.RawMessage{"signed_curve25519:K": json.RawMessage(`{"key":"k"}`)},
+					FallbackKeys: map[string]json.RawMessage{"signed_curve25519:F": json.RawMessage(`{"key":"f"}`)}})
+				must(t, err)
+				want("uploaded", 1, 1)
+				claim()
+				want("claimed", 0, 1)
+				claim()
+				want("the fallback key claimed", 0, 0)
+				_, err = a.UploadKeys(ctx, api.UploadKeys{User: alice, Device: "A1",
+					OneTimeKeys: map[string]json.RawMessage{"signed_curve25519:L": json.RawMessage(`{"key":"l"}`)}})
+				must(t, err)
+				want("uploaded again", 1, 0)
+				must(t, a.DeleteDevices(ctx, alice, []id.Device{"A1"}))
+				want("logged out", 0, 0)
+				if told := line.sent > 0; told != c.shared {
+					t.Errorf("%d messages", line.sent)
+				}
+			}, func(cfg *Config) {
+				cfg.Shared, cfg.Bus = c.shared, line
+				cfg.Now = func() time.Time { return now }
+			})
+		})
+	}
+}
+
+// A message that cannot be read, from a node of another version, makes a node look at everything anew.
+func TestNodes_AMessageNobodyCanRead(t *testing.T) {
+	line := newWire()
+	nodes(t, func(t *testing.T, a, _ *Server, _ *world) {
+		line.run(t, a)
+		ctx := context.Background()
+		_, err := a.KeyCounts(ctx, alice, "A1")
+		must(t, err)
+		must(t, a.DB.Update(ctx, exec(`INSERT INTO key_one_time (user_id, device_id, algorithm, key_id, added, key) VALUES ($1, 'A1', 'x', 'K', 1, $2)`,
+			string(alice), []byte(`{}`))))
+		line.Publish(topicCounts, []byte("?"))
+		got, err := a.KeyCounts(ctx, alice, "A1")
+		must(t, err)
+		if got.OneTime["x"] != 1 {
+			t.Errorf("%+v", got)
+		}
+	}, func(cfg *Config) { cfg.Shared, cfg.Bus = true, line })
 }
