@@ -19,20 +19,25 @@ import (
 const (
 	nextVersionSQL   = `SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1`
 	insertVersionSQL = `INSERT INTO backup_versions (user_id, version, algorithm, auth_data, etag, deleted)
-		VALUES ($1, $2, $3, $4, 0, 0)`
+		VALUES ($1, (SELECT COALESCE(MAX(version), 0) + 1 FROM backup_versions WHERE user_id = $1), $2, $3, 0, 0)
+		ON CONFLICT (user_id, version) DO NOTHING RETURNING version`
 	newestVersionSQL = `SELECT COALESCE(MAX(version), 0) FROM backup_versions WHERE user_id = $1 AND deleted = 0`
 	selectVersionSQL = `SELECT algorithm, auth_data, etag FROM backup_versions
 		WHERE user_id = $1 AND version = $2 AND deleted = 0`
 	updateVersionSQL = `UPDATE backup_versions SET auth_data = $3 WHERE user_id = $1 AND version = $2`
+	lockVersionSQL   = `UPDATE backup_versions SET etag = etag WHERE user_id = $1 AND version = $2 AND deleted = 0 RETURNING version`
 	deleteVersionSQL = `UPDATE backup_versions SET deleted = 1 WHERE user_id = $1 AND version = $2 AND deleted = 0`
 	bumpETagSQL      = `UPDATE backup_versions SET etag = etag + 1 WHERE user_id = $1 AND version = $2`
 	countKeysSQL     = `SELECT COUNT(*) FROM backup_keys WHERE user_id = $1 AND version = $2`
-	selectRankSQL    = `SELECT verified, first_index, forwarded FROM backup_keys
-		WHERE user_id = $1 AND version = $2 AND room_id = $3 AND session_id = $4`
+	// A session is replaced by a better copy: verified before not, then the lower first message index, then fewer forwards.
+	//
+	// spec: client-server, PUT /room_keys/keys/{roomId}/{sessionId}
 	upsertKeySQL = `INSERT INTO backup_keys (user_id, version, room_id, session_id, verified, first_index, forwarded, data)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (user_id, version, room_id, session_id) DO UPDATE SET verified = excluded.verified,
-			first_index = excluded.first_index, forwarded = excluded.forwarded, data = excluded.data`
+			first_index = excluded.first_index, forwarded = excluded.forwarded, data = excluded.data
+		WHERE (-excluded.verified, excluded.first_index, excluded.forwarded)
+			< (-backup_keys.verified, backup_keys.first_index, backup_keys.forwarded)`
 	// The empty string stands for "any".
 	selectKeysSQL = `SELECT room_id, session_id, data FROM backup_keys
 		WHERE user_id = $1 AND version = $2 AND ($3 = '' OR room_id = $3) AND ($4 = '' OR session_id = $4)`
@@ -63,13 +68,16 @@ func (s *Server) CreateVersion(ctx context.Context, user id.User, algorithm stri
 	}
 	var version int64
 	err := s.DB.Update(ctx, func(tx *sqldb.Tx) error {
-		if err := tx.QueryRow(ctx, nextVersionSQL, string(user)).Scan(&version); err != nil {
-			return fmt.Errorf("keyserver: numbering backup: %w", err)
+		for {
+			err := tx.QueryRow(ctx, insertVersionSQL, string(user), algorithm, []byte(authData)).Scan(&version)
+			if errors.Is(err, sql.ErrNoRows) {
+				continue // another node gave out this number between reading and writing
+			}
+			if err != nil {
+				return fmt.Errorf("keyserver: creating backup: %w", err)
+			}
+			return nil
 		}
-		if _, err := tx.Exec(ctx, insertVersionSQL, string(user), version, algorithm, []byte(authData)); err != nil {
-			return fmt.Errorf("keyserver: creating backup: %w", err)
-		}
-		return nil
 	})
 	return strconv.FormatInt(version, 10), err
 }
@@ -165,19 +173,8 @@ func (s *Server) DeleteVersion(ctx context.Context, user id.User, version string
 	})
 }
 
-// backupRank orders two copies of a session: verified before not, then the
-// lower first message index, then fewer forwards.
+// backupRank is what decides which of two copies of a session is kept (upsertKeySQL).
 type backupRank struct{ verified, firstIndex, forwarded int64 }
-
-func (a backupRank) better(b backupRank) bool {
-	if a.verified != b.verified {
-		return a.verified > b.verified
-	}
-	if a.firstIndex != b.firstIndex {
-		return a.firstIndex < b.firstIndex
-	}
-	return a.forwarded < b.forwarded
-}
 
 // parseBackupKey checks a KeyBackupData and finds its rank.
 func parseBackupKey(raw json.RawMessage) (backupRank, error) {
@@ -195,6 +192,19 @@ func parseBackupKey(raw json.RawMessage) (backupRank, error) {
 		r.verified = 1
 	}
 	return r, nil
+}
+
+// lockVersion keeps others from writing to a version until the transaction ends: those who write the
+// same sessions in another order would else wait for each other.
+func lockVersion(ctx context.Context, tx *sqldb.Tx, user id.User, version int64) error {
+	err := tx.QueryRow(ctx, lockVersionSQL, string(user), version).Scan(&version)
+	if errors.Is(err, sql.ErrNoRows) {
+		return noBackup()
+	}
+	if err != nil {
+		return fmt.Errorf("keyserver: locking backup: %w", err)
+	}
+	return nil
 }
 
 // currentVersion checks that version is the newest one, the only one that may
@@ -229,6 +239,9 @@ func (s *Server) PutKeys(ctx context.Context, user id.User, version string, keys
 		if err != nil {
 			return err
 		}
+		if err := lockVersion(ctx, tx, user, v); err != nil {
+			return err
+		}
 		changed := false
 		for room, sessions := range keys {
 			for session, raw := range sessions {
@@ -247,21 +260,16 @@ func (s *Server) PutKeys(ctx context.Context, user id.User, version string, keys
 
 // putKey stores a session unless a better copy is there.
 func putKey(ctx context.Context, tx *sqldb.Tx, user id.User, version int64, room id.Room, session string, rank backupRank, raw json.RawMessage) (bool, error) {
-	var have backupRank
-	err := tx.QueryRow(ctx, selectRankSQL, string(user), version, string(room), session).
-		Scan(&have.verified, &have.firstIndex, &have.forwarded)
-	if err == nil && !rank.better(have) {
-		return false, nil
-	}
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
-		return false, fmt.Errorf("keyserver: reading backup key: %w", err)
-	}
-	_, err = tx.Exec(ctx, upsertKeySQL, string(user), version, string(room), session,
+	res, err := tx.Exec(ctx, upsertKeySQL, string(user), version, string(room), session,
 		rank.verified, rank.firstIndex, rank.forwarded, []byte(raw))
 	if err != nil {
 		return false, fmt.Errorf("keyserver: storing backup key: %w", err)
 	}
-	return true, nil
+	n, err := res.RowsAffected()
+	if err != nil {
+		return false, fmt.Errorf("keyserver: storing backup key: %w", err)
+	}
+	return n > 0, nil
 }
 
 // backupState counts the keys and gives the etag, a new one after a change.
@@ -315,7 +323,7 @@ func (s *Server) DeleteKeys(ctx context.Context, user id.User, version string, r
 		if err != nil {
 			return err
 		}
-		if _, err := readVersion(ctx, tx, user, v); err != nil {
+		if err := lockVersion(ctx, tx, user, v); err != nil {
 			return err
 		}
 		res, err := tx.Exec(ctx, deleteKeysSQL, string(user), v, string(room), session)

@@ -157,21 +157,19 @@ func (s *Server) UploadCrossSigning(ctx context.Context, req api.UploadCrossSign
 	var changed *listChange
 	err = s.lists.Update(ctx, func(tx *sqldb.Tx) error {
 		changed = nil
-		stored, err := listCrossSigning(ctx, tx, req.User)
+		_, same, err := compareUpload(ctx, tx, req.User, uploaded)
+		if err != nil || same {
+			return err
+		}
+		if changed, err = s.markChanged(ctx, tx, req.User, ""); err != nil {
+			return err
+		}
+		// Once more: until the position was taken another node may have stored other keys.
+		stored, _, err := compareUpload(ctx, tx, req.User, uploaded)
 		if err != nil {
 			return err
 		}
-		if err := checkUpload(ctx, tx, req.User, uploaded, stored); err != nil {
-			return err
-		}
-		same := true
-		for usage, k := range uploaded {
-			same = same && string(stored[usage].json) == string(k.json)
-		}
-		if same {
-			return nil
-		}
-		return s.storeCrossSigning(ctx, tx, req.User, uploaded, stored, &changed)
+		return storeCrossSigning(ctx, tx, req.User, uploaded, stored)
 	})
 	if err != nil || changed == nil {
 		return err
@@ -179,9 +177,24 @@ func (s *Server) UploadCrossSigning(ctx context.Context, req api.UploadCrossSign
 	return s.announceSigningKeys(ctx, req.User)
 }
 
+// compareUpload checks an upload against what is stored, which it gives, and tells whether nothing is new.
+func compareUpload(ctx context.Context, tx *sqldb.Tx, user id.User, uploaded map[string]crossKey) (stored map[string]crossKey, same bool, err error) {
+	if stored, err = listCrossSigning(ctx, tx, user); err != nil {
+		return nil, false, err
+	}
+	if err := checkUpload(ctx, tx, user, uploaded, stored); err != nil {
+		return nil, false, err
+	}
+	same = true
+	for usage, k := range uploaded {
+		same = same && string(stored[usage].json) == string(k.json)
+	}
+	return stored, same, nil
+}
+
 // storeCrossSigning writes the keys. A new master key takes with it those of
 // the other keys that it did not sign.
-func (s *Server) storeCrossSigning(ctx context.Context, tx *sqldb.Tx, user id.User, uploaded, stored map[string]crossKey, changed **listChange) error {
+func storeCrossSigning(ctx context.Context, tx *sqldb.Tx, user id.User, uploaded, stored map[string]crossKey) error {
 	if m, ok := uploaded[usageMaster]; ok && stored[usageMaster].keyID != "" && stored[usageMaster].keyID != m.keyID {
 		for _, usage := range []string{usageSelfSigning, usageUserSigning} {
 			if _, err := tx.Exec(ctx, deleteCrossSigningSQL, string(user), usage); err != nil {
@@ -194,9 +207,7 @@ func (s *Server) storeCrossSigning(ctx context.Context, tx *sqldb.Tx, user id.Us
 			return fmt.Errorf("keyserver: storing cross-signing key: %w", err)
 		}
 	}
-	c, err := s.markChanged(ctx, tx, user, "")
-	*changed = c
-	return err
+	return nil
 }
 
 // checkUpload checks the keys against each other and against the devices.

@@ -16,11 +16,17 @@ import (
 	"weft/matrix/merr"
 )
 
+// The revision of a remote list goes up with each update that arrives and each fetch that is stored. A fetch is
+// stored only where it is still the one from before the other server was asked.
 const (
-	selectRemoteListSQL = `SELECT stream_id, stale, events_pos FROM key_remote_lists WHERE user_id = $1`
-	upsertRemoteListSQL = `INSERT INTO key_remote_lists (user_id, stream_id, stale, events_pos) VALUES ($1, $2, 0, $3)
-		ON CONFLICT (user_id) DO UPDATE SET stream_id = excluded.stream_id, stale = 0, events_pos = excluded.events_pos`
-	insertStaleSQL      = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, $2, 1) ON CONFLICT (user_id) DO NOTHING`
+	selectRemoteListSQL = `SELECT stream_id, stale, events_pos, revision FROM key_remote_lists WHERE user_id = $1`
+	reviseRemoteListSQL = `UPDATE key_remote_lists SET revision = revision + 1 WHERE user_id = $1 RETURNING stream_id, stale`
+	storeRemoteListSQL  = `UPDATE key_remote_lists SET stream_id = $2, stale = 0, events_pos = $3, revision = revision + 1
+		WHERE user_id = $1 AND revision = $4`
+	continueListSQL = `UPDATE key_remote_lists SET stream_id = $2 WHERE user_id = $1`
+	insertStaleSQL  = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, $2, 1) ON CONFLICT (user_id) DO NOTHING`
+	followListSQL   = `INSERT INTO key_remote_lists (user_id, stream_id, stale) VALUES ($1, 0, 1)
+		ON CONFLICT (user_id) DO UPDATE SET user_id = excluded.user_id RETURNING revision`
 	markStaleSQL        = `UPDATE key_remote_lists SET stale = 1 WHERE user_id = $1`
 	deleteRemoteListSQL = `DELETE FROM key_remote_lists WHERE user_id = $1`
 	deleteCrossAllSQL   = `DELETE FROM key_cross_signing WHERE user_id = $1`
@@ -172,7 +178,8 @@ func (s *Server) GetUserDevices(ctx context.Context, user id.User) (json.RawMess
 // ensureFresh makes the cached list of a remote user current where we may keep
 // one. fresh is false where no local user shares a room with the user: nobody
 // would send us updates then. For the same reason a list from before the present
-// sharing began is fetched again.
+// sharing began is fetched again. It is false too where an update arrived, here or on
+// another node, while the list was fetched: then nobody knows which is newer.
 func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err error) {
 	since, shares, err := s.Rooms.SharedSince(ctx, user)
 	if err != nil {
@@ -182,12 +189,15 @@ func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err
 		_, err := s.DB.Exec(ctx, deleteRemoteListSQL, string(user))
 		return false, err
 	}
-	var streamID, stale, at int64
-	err = s.DB.QueryRow(ctx, selectRemoteListSQL, string(user)).Scan(&streamID, &stale, &at)
+	var streamID, stale, at, revision int64
+	err = s.DB.QueryRow(ctx, selectRemoteListSQL, string(user)).Scan(&streamID, &stale, &at, &revision)
 	if err == nil && stale == 0 && at >= since {
 		return true, nil
 	}
-	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+	if errors.Is(err, sql.ErrNoRows) {
+		revision, err = s.followList(ctx, user)
+	}
+	if err != nil {
 		return false, fmt.Errorf("keyserver: reading remote device list: %w", err)
 	}
 	// The position is read before the list: what changes in between counts as
@@ -199,12 +209,28 @@ func (s *Server) ensureFresh(ctx context.Context, user id.User) (fresh bool, err
 	if err != nil {
 		return false, err
 	}
-	return true, s.storeRemoteList(ctx, user, list, at)
+	return s.storeRemoteList(ctx, user, list, at, revision)
 }
 
-// storeRemoteList replaces what is known of a remote user.
-func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedclient.UserDevices, at int64) error {
-	return s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+// followList makes updates of a remote user's list noticed from now on, before it is fetched for the first time.
+func (s *Server) followList(ctx context.Context, user id.User) (revision int64, err error) {
+	err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+		return tx.QueryRow(ctx, followListSQL, string(user)).Scan(&revision)
+	})
+	return revision, err
+}
+
+// storeRemoteList replaces what is known of a remote user, unless it changed since a revision.
+func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedclient.UserDevices, at, revision int64) (stored bool, err error) {
+	err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+		res, err := tx.Exec(ctx, storeRemoteListSQL, string(user), list.StreamID, at, revision)
+		if err != nil {
+			return fmt.Errorf("keyserver: storing remote device list: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if stored = n > 0; err != nil || !stored {
+			return err
+		}
 		for _, q := range []string{deleteDevicesSQL, deleteCrossAllSQL} {
 			if _, err := tx.Exec(ctx, q, string(user)); err != nil {
 				return fmt.Errorf("keyserver: replacing remote device list: %w", err)
@@ -218,14 +244,9 @@ func (s *Server) storeRemoteList(ctx context.Context, user id.User, list *fedcli
 				return fmt.Errorf("keyserver: storing remote device: %w", err)
 			}
 		}
-		if err := storeRemoteCross(ctx, tx, user, list.MasterKey, list.SelfSigningKey); err != nil {
-			return err
-		}
-		if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(user), list.StreamID, at); err != nil {
-			return fmt.Errorf("keyserver: storing remote device list: %w", err)
-		}
-		return nil
+		return storeRemoteCross(ctx, tx, user, list.MasterKey, list.SelfSigningKey)
 	})
+	return stored && err == nil, err
 }
 
 func nullable(raw json.RawMessage) []byte {
@@ -280,41 +301,47 @@ func (s *Server) ReceiveEDU(ctx context.Context, origin id.Server, typ string, c
 // receiveDeviceList applies an update that continues the sequence we know, and
 // marks the list stale otherwise.
 func (s *Server) receiveDeviceList(ctx context.Context, u deviceListUpdate) error {
-	if noted, err := s.noteFirst(ctx, u); noted || err != nil {
+	if old, err := s.isNoNews(ctx, u); old || err != nil {
 		return err
 	}
 	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
-		var have, stale, at int64
-		err := tx.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at)
-		known := err == nil
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("keyserver: reading remote device list: %w", err)
+		if _, err := s.markChanged(ctx, tx, u.UserID, ""); err != nil {
+			return err
 		}
-		if known && stale == 0 {
-			if u.StreamID <= have {
-				return nil // seen before
-			}
-			if err := s.applyDeviceList(ctx, tx, u, have, at); err != nil {
-				return err
-			}
+		have, whole, err := reviseRemoteList(ctx, tx, u.UserID)
+		if err != nil || !whole || u.StreamID <= have {
+			return err
 		}
-		_, err = s.markChanged(ctx, tx, u.UserID, "")
-		return err
+		return applyDeviceList(ctx, tx, u, have)
 	})
 }
 
-// noteFirst takes the update that a server must send when its user comes into a room: nothing
-// has changed then, and our users who are to look at the devices are told by the coming.
-// It reports false for any other. Should it be a change after all nobody misses it,
+// reviseRemoteList notes that an update arrived, and keeps all others from changing the list until the transaction
+// ends. It gives the place in the sequence that the list has, and whether the list can be continued from there.
+func reviseRemoteList(ctx context.Context, tx *sqldb.Tx, user id.User) (have int64, whole bool, err error) {
+	var stale int64
+	err = tx.QueryRow(ctx, reviseRemoteListSQL, string(user)).Scan(&have, &stale)
+	if errors.Is(err, sql.ErrNoRows) {
+		return 0, false, nil // not followed
+	}
+	if err != nil {
+		return 0, false, fmt.Errorf("keyserver: revising remote device list: %w", err)
+	}
+	return have, stale == 0, nil
+}
+
+// isNoNews tells whether an update says nothing new. That is one that was seen before, and the one that a server
+// must send when its user comes into a room: nothing has changed then, and our users who are to look at the devices
+// are told by the coming. It is noted. Should it be a change after all nobody misses it,
 // since nobody here has asked for the list yet.
-func (s *Server) noteFirst(ctx context.Context, u deviceListUpdate) (bool, error) {
-	var have, stale, at int64
-	err := s.DB.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at)
+func (s *Server) isNoNews(ctx context.Context, u deviceListUpdate) (bool, error) {
+	var have, stale, at, revision int64
+	err := s.DB.QueryRow(ctx, selectRemoteListSQL, string(u.UserID)).Scan(&have, &stale, &at, &revision)
+	if err == nil {
+		return stale == 0 && u.StreamID <= have, nil
+	}
 	if !errors.Is(err, sql.ErrNoRows) {
-		if err != nil {
-			err = fmt.Errorf("keyserver: reading remote device list: %w", err)
-		}
-		return false, err
+		return false, fmt.Errorf("keyserver: reading remote device list: %w", err)
 	}
 	came, err := s.Rooms.CameLast(ctx, u.UserID)
 	if err != nil || !came {
@@ -329,7 +356,7 @@ func (s *Server) noteFirst(ctx context.Context, u deviceListUpdate) (bool, error
 }
 
 // applyDeviceList changes one device, or marks the list stale after a gap.
-func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceListUpdate, have, at int64) error {
+func applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceListUpdate, have int64) error {
 	follows := len(u.PrevID) == 0 && have == 0
 	for _, p := range u.PrevID {
 		follows = follows || p == have
@@ -349,7 +376,7 @@ func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceList
 	if err != nil {
 		return fmt.Errorf("keyserver: updating remote device: %w", err)
 	}
-	if _, err := tx.Exec(ctx, upsertRemoteListSQL, string(u.UserID), u.StreamID, at); err != nil {
+	if _, err := tx.Exec(ctx, continueListSQL, string(u.UserID), u.StreamID); err != nil {
 		return fmt.Errorf("keyserver: updating remote device list: %w", err)
 	}
 	return nil
@@ -357,10 +384,12 @@ func (s *Server) applyDeviceList(ctx context.Context, tx *sqldb.Tx, u deviceList
 
 func (s *Server) receiveSigningKeys(ctx context.Context, u signingKeyUpdate) error {
 	return s.lists.Update(ctx, func(tx *sqldb.Tx) error {
-		if err := storeRemoteCross(ctx, tx, u.UserID, u.Master, u.SelfSigning); err != nil {
+		if _, err := s.markChanged(ctx, tx, u.UserID, ""); err != nil {
 			return err
 		}
-		_, err := s.markChanged(ctx, tx, u.UserID, "")
-		return err
+		if _, _, err := reviseRemoteList(ctx, tx, u.UserID); err != nil {
+			return err
+		}
+		return storeRemoteCross(ctx, tx, u.UserID, u.Master, u.SelfSigning)
 	})
 }

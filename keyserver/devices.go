@@ -59,35 +59,24 @@ func (s *Server) UploadKeys(ctx context.Context, req api.UploadKeys) (map[string
 	}
 	var counts map[string]int
 	var changed *listChange
-	err = s.lists.Update(ctx, func(tx *sqldb.Tx) error {
-		changed = nil
-		if err := s.insertOneTimeKeys(ctx, tx, req.User, req.Device, oneTime); err != nil {
+	update := s.DB.Update // one-time keys alone wait for nobody who moves device lists
+	if keys != nil {
+		update = s.lists.Update
+	}
+	err = update(ctx, func(tx *sqldb.Tx) (err error) {
+		if changed, err = s.storeDeviceKeys(ctx, tx, req, keys); err != nil {
 			return err
 		}
-		if err := s.replaceFallbackKeys(ctx, tx, req.User, req.Device, fallback); err != nil {
+		if len(oneTime)+len(fallback) > 0 {
+			s.recount(tx, req.User, req.Device)
+		}
+		if err := insertOneTimeKeys(ctx, tx, req.User, req.Device, oneTime); err != nil {
 			return err
 		}
-		if counts, err = oneTimeCounts(ctx, tx, req.User, req.Device); err != nil {
+		if err := replaceFallbackKeys(ctx, tx, req.User, req.Device, fallback); err != nil {
 			return err
 		}
-		if keys == nil {
-			return nil
-		}
-		d, err := getDevice(ctx, tx, req.User, req.Device)
-		if err != nil {
-			return err
-		}
-		if d != nil && string(d.keys) == string(keys) {
-			return nil
-		}
-		name := req.DisplayName
-		if d != nil {
-			name = d.name
-		}
-		if _, err := tx.Exec(ctx, upsertDeviceKeysSQL, string(req.User), string(req.Device), name, keys); err != nil {
-			return fmt.Errorf("keyserver: storing device keys: %w", err)
-		}
-		changed, err = s.markChanged(ctx, tx, req.User, req.Device)
+		counts, err = oneTimeCounts(ctx, tx, req.User, req.Device)
 		return err
 	})
 	if err != nil {
@@ -99,6 +88,29 @@ func (s *Server) UploadKeys(ctx context.Context, req api.UploadKeys) (map[string
 		}
 	}
 	return counts, nil
+}
+
+// storeDeviceKeys stores a device's keys where they are new; keys is nil where none were uploaded.
+func (s *Server) storeDeviceKeys(ctx context.Context, tx *sqldb.Tx, req api.UploadKeys, keys []byte) (*listChange, error) {
+	if keys == nil {
+		return nil, nil
+	}
+	d, err := getDevice(ctx, tx, req.User, req.Device)
+	if err != nil {
+		return nil, err
+	}
+	if d != nil && string(d.keys) == string(keys) {
+		return nil, nil
+	}
+	changed, err := s.markChanged(ctx, tx, req.User, req.Device)
+	if err != nil {
+		return nil, err
+	}
+	// A device that is there keeps its name.
+	if _, err := tx.Exec(ctx, upsertDeviceKeysSQL, string(req.User), string(req.Device), req.DisplayName, keys); err != nil {
+		return nil, fmt.Errorf("keyserver: storing device keys: %w", err)
+	}
+	return changed, nil
 }
 
 // checkDeviceKeys gives the canonical form of device keys that belong to the
@@ -167,11 +179,13 @@ func (s *Server) DeviceChanged(ctx context.Context, user id.User, dev id.Device,
 		if d != nil && d.name == displayName {
 			return nil
 		}
+		if changed, err = s.markChanged(ctx, tx, user, dev); err != nil {
+			return err
+		}
 		if _, err := tx.Exec(ctx, upsertDeviceNameSQL, string(user), string(dev), displayName); err != nil {
 			return fmt.Errorf("keyserver: naming device: %w", err)
 		}
-		changed, err = s.markChanged(ctx, tx, user, dev)
-		return err
+		return nil
 	})
 	if err != nil || changed == nil {
 		return err
@@ -185,13 +199,15 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.User, devices []id.D
 		var changed *listChange
 		err := s.lists.Update(ctx, func(tx *sqldb.Tx) (err error) {
 			s.recount(tx, user, dev)
+			if changed, err = s.markChanged(ctx, tx, user, dev); err != nil {
+				return err
+			}
 			for _, q := range []string{deleteDeviceSQL, deleteDeviceOneTimeSQL, deleteDeviceFallbackSQL, deleteDeviceMessagesSQL, deleteDeviceSeenSQL} {
 				if _, err := tx.Exec(ctx, q, string(user), string(dev)); err != nil {
 					return fmt.Errorf("keyserver: deleting device: %w", err)
 				}
 			}
-			changed, err = s.markChanged(ctx, tx, user, dev)
-			return err
+			return nil
 		})
 		if err != nil {
 			return err
@@ -233,15 +249,20 @@ func lastAnnounced(ctx context.Context, q sqldb.Querier, user id.User) (listChan
 // those who wait for it after the commit. A change of a local user's device will be
 // told to other servers by an m.device_list_update, whose sequence must have no
 // gaps; dev is empty for any other change.
+//
+// Taking the position locks out, until the transaction ends, all others who change
+// device lists, on any node. So it comes before the other writes, or two nodes may wait
+// for each other; and what it must agree with is read after it: a copy read before may be old.
 func (s *Server) markChanged(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device) (*listChange, error) {
+	pos, err := stream.Advance(ctx, tx, stream.DeviceLists, 1)
+	if err != nil {
+		return nil, err
+	}
 	last, err := lastAnnounced(ctx, tx, user)
 	if err != nil {
 		return nil, err
 	}
-	c := listChange{user: user, device: dev, prev: last.pos}
-	if c.pos, err = stream.Advance(ctx, tx, stream.DeviceLists, 1); err != nil {
-		return nil, err
-	}
+	c := listChange{user: user, device: dev, pos: pos, prev: last.pos}
 	if dev != "" {
 		last = c
 	}

@@ -16,4 +16,11 @@
 // Device lists of remote users are cached while a local user shares a room with
 // them. A list is trusted as long as the updates that arrive form an unbroken
 // sequence; a gap marks it stale, and the next query fetches it whole.
+//
+// Any node may serve any request, and two may serve the same user at the same moment. What
+// orders them is the database: whoever changes a device list takes the next position of its stream first, and reads
+// afterwards what it has to agree with (markChanged); a list that was fetched is stored only where nothing arrived
+// meanwhile (its revision); all else is a single statement with a condition, or begins by locking
+// the row that the others lock too (lockVersion). Locks are taken in this order: the position, the remote list's or backup
+// version's row, all other rows.
 package keyserver

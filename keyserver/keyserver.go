@@ -67,6 +67,9 @@ type Config struct {
 	Rooms      Rooms
 	Federation Federation
 	Outbound   fedapi.Outbound
+	// Shared: other processes may write to the database. What is remembered of it is then short-lived, and the others
+	// are told when it changes.
+	Shared bool
 }
 
 // Server is the key server.
@@ -95,13 +98,23 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	counts, err := newCounts(cfg.Now)
+	counts, err := newCounts(cfg)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{Config: cfg, counts: counts, toDevice: cfg.DB.Group("to_device"), lists: cfg.DB.Group("device_lists")}
 	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
+}
+
+// Run hears what other nodes change, until ctx ends. A server that does not run works, and believes
+// what it remembers a little longer than it should.
+func (s *Server) Run(ctx context.Context) error {
+	if s.Shared {
+		defer s.followCounts()()
+	}
+	<-ctx.Done()
+	return nil
 }
 
 func (s *Server) local(u id.User) bool { return u.Server() == s.ServerName }

@@ -45,6 +45,7 @@ type world struct {
 	remote *Server // answers for "there"
 	down   bool
 	asked  int
+	during func() // runs while the other server's answer to GetUserDevices is on its way
 }
 
 func (w *world) ServersSharingRoomsWith(_ context.Context, user id.User) ([]id.Server, error) {
@@ -118,11 +119,15 @@ func (w *world) GetUserDevices(ctx context.Context, user id.User) (*fedclient.Us
 	if err != nil {
 		return nil, err
 	}
+	if during := w.during; during != nil {
+		w.during = nil
+		during()
+	}
 	var out fedclient.UserDevices
 	return &out, json.Unmarshal(raw, &out)
 }
 
-func newServer(t *testing.T, db *sqldb.DB, name id.Server, w *world) *Server {
+func newServer(t *testing.T, db *sqldb.DB, name id.Server, w *world, opts ...func(*Config)) *Server {
 	t.Helper()
 	ctx := context.Background()
 	if err := stream.Migrate(ctx, db); err != nil {
@@ -130,10 +135,14 @@ func newServer(t *testing.T, db *sqldb.DB, name id.Server, w *world) *Server {
 	}
 	log := logrus.New()
 	log.SetOutput(io.Discard)
-	s, err := New(ctx, Config{
+	cfg := Config{
 		DB: db, Bus: bus.NewLocal(), Log: log, Now: time.Now, ServerName: name,
 		Rooms: w, Federation: w, Outbound: w,
-	})
+	}
+	for _, opt := range opts {
+		opt(&cfg)
+	}
+	s, err := New(ctx, cfg)
 	if err != nil {
 		t.Fatal(err)
 	}

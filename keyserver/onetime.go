@@ -21,8 +21,11 @@ import (
 const (
 	selectOneTimeSQL = `SELECT key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 AND key_id = $4`
 	insertOneTimeSQL = `INSERT INTO key_one_time (user_id, device_id, algorithm, key_id, added, key)
-		VALUES ($1, $2, $3, $4, $5, $6)`
-	nextOneTimeSQL   = `SELECT COALESCE(MAX(added), 0) + 1 FROM key_one_time WHERE user_id = $1 AND device_id = $2`
+		VALUES ($1, $2, $3, $4, $5, $6) ON CONFLICT (user_id, device_id, algorithm, key_id) DO NOTHING`
+	nextOneTimeSQL = `SELECT COALESCE(MAX(added), 0) + 1 FROM key_one_time WHERE user_id = $1 AND device_id = $2`
+	// The counts of one-time keys, and with the count -1 the algorithms of unused fallback keys.
+	countKeysOfSQL = `SELECT algorithm, COUNT(*) FROM key_one_time WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm
+		UNION ALL SELECT algorithm, -1 FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND used = 0 ORDER BY 1, 2`
 	countOneTimeSQL  = `SELECT algorithm, COUNT(*) FROM key_one_time WHERE user_id = $1 AND device_id = $2 GROUP BY algorithm`
 	oldestOneTimeSQL = `SELECT key_id, key FROM key_one_time WHERE user_id = $1 AND device_id = $2 AND algorithm = $3
 		ORDER BY added LIMIT 1`
@@ -33,9 +36,7 @@ const (
 		VALUES ($1, $2, $3, $4, $5, 0)
 		ON CONFLICT (user_id, device_id, algorithm) DO UPDATE SET key_id = excluded.key_id, key = excluded.key, used = 0
 		WHERE key_fallback.key_id <> excluded.key_id OR key_fallback.key <> excluded.key`
-	selectFallbackSQL       = `SELECT key_id, key FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
-	useFallbackSQL          = `UPDATE key_fallback SET used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3`
-	unusedFallbackSQL       = `SELECT algorithm FROM key_fallback WHERE user_id = $1 AND device_id = $2 AND used = 0 ORDER BY algorithm`
+	useFallbackSQL          = `UPDATE key_fallback SET used = 1 WHERE user_id = $1 AND device_id = $2 AND algorithm = $3 RETURNING key_id, key`
 	deleteDeviceFallbackSQL = `DELETE FROM key_fallback WHERE user_id = $1 AND device_id = $2`
 )
 
@@ -80,11 +81,10 @@ func parseOneTimeKeys(in map[string]json.RawMessage) ([]oneTimeKey, error) {
 
 // insertOneTimeKeys adds keys. The same key again is fine; another key under
 // the same name is refused, because the first may have been handed out.
-func (s *Server) insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
+func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	if len(keys) == 0 {
 		return nil
 	}
-	s.recount(tx, user, dev)
 	counts, err := oneTimeCounts(ctx, tx, user, dev)
 	if err != nil {
 		return err
@@ -101,25 +101,41 @@ func (s *Server) insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.Us
 		return fmt.Errorf("keyserver: ordering one-time keys: %w", err)
 	}
 	for i, k := range keys {
-		var have []byte
-		err := tx.QueryRow(ctx, selectOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID).Scan(&have)
-		switch {
-		case err == nil && string(have) == string(k.json):
-			continue
-		case err == nil:
-			return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
-		case !errors.Is(err, sql.ErrNoRows):
-			return fmt.Errorf("keyserver: reading one-time key: %w", err)
-		}
-		if _, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json); err != nil {
+		res, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json)
+		if err != nil {
 			return fmt.Errorf("keyserver: storing one-time key: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return fmt.Errorf("keyserver: storing one-time key: %w", err)
+		}
+		if n == 0 {
+			err = sameOneTimeKey(ctx, tx, user, dev, k)
+		}
+		if err != nil {
+			return err
 		}
 	}
 	return nil
 }
 
-func (s *Server) replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
-	s.recount(tx, user, dev)
+// sameOneTimeKey checks that the key which is there already is the uploaded one. A client that
+// got no answer uploads again, perhaps while its first upload is under way on another node.
+func sameOneTimeKey(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, k oneTimeKey) error {
+	var have []byte
+	err := tx.QueryRow(ctx, selectOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID).Scan(&have)
+	switch {
+	case errors.Is(err, sql.ErrNoRows):
+		return nil // handed out between the two statements; it must not be once more
+	case err != nil:
+		return fmt.Errorf("keyserver: reading one-time key: %w", err)
+	case string(have) != string(k.json):
+		return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
+	}
+	return nil
+}
+
+func replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	for _, k := range keys {
 		if _, err := tx.Exec(ctx, upsertFallbackSQL, string(user), string(dev), k.algorithm, k.keyID, k.json); err != nil {
 			return fmt.Errorf("keyserver: storing fallback key: %w", err)
@@ -154,10 +170,15 @@ func (s *Server) KeyCounts(ctx context.Context, user id.User, dev id.Device) (ap
 }
 
 const (
-	// countsBytes bounds the memory of cached counts; countsTTL for how long a node believes them when keys were uploaded
-	// or handed out on another one.
+	// countsBytes bounds the memory of cached counts.
 	countsBytes = 4 << 20
 	countsTTL   = time.Minute
+	// sharedCountsTTL is for how long a node believes its counts when keys were uploaded or handed out on another
+	// one and the message about it was lost. It is also how often a device that syncs all the time has them counted,
+	// by one query.
+	sharedCountsTTL = 2 * time.Second
+	// topicCounts carries the devices whose keys changed, to the other nodes.
+	topicCounts = "keyserver.counts"
 )
 
 // deviceID names a device.
@@ -166,35 +187,70 @@ type deviceID struct {
 	device id.Device
 }
 
-func newCounts(now func() time.Time) (*cache.Cache[deviceID, api.KeyCounts], error) {
-	return cache.New(countsBytes, countsTTL, now, func(d deviceID, c api.KeyCounts) int {
+// newCounts makes the cache of counts. Each /sync of a device with keys asks for them, many times a second where rooms are
+// busy, and they change seldom.
+func newCounts(cfg Config) (*cache.Cache[deviceID, api.KeyCounts], error) {
+	life := countsTTL
+	if cfg.Shared {
+		life = sharedCountsTTL
+	}
+	return cache.New(countsBytes, life, cfg.Now, func(d deviceID, c api.KeyCounts) int {
 		return len(d.user) + len(d.device) + 50*(len(c.OneTime)+len(c.UnusedFallback))
 	})
 }
 
-// recount makes the counts of a device be read anew after a transaction that changes its keys.
+// followCounts hears from other nodes whose keys changed.
+func (s *Server) followCounts() (cancel func()) {
+	return s.Bus.Subscribe(topicCounts, func(data []byte) {
+		var d deviceMessage
+		if json.Unmarshal(data, &d) != nil || d.User == "" {
+			s.counts.Clear() // a node of another version
+			return
+		}
+		s.counts.Drop(deviceID{d.User, d.Device})
+	})
+}
+
+// deviceMessage is a message of topicCounts.
+type deviceMessage struct {
+	User   id.User   `json:"u"`
+	Device id.Device `json:"d"`
+}
+
+// recount makes the counts of a device be read anew, on all nodes, after a transaction that changes its keys.
 func (s *Server) recount(tx *sqldb.Tx, user id.User, dev id.Device) {
-	tx.OnCommit(func() { s.counts.Drop(deviceID{user, dev}) })
+	tx.OnCommit(func() {
+		s.counts.Drop(deviceID{user, dev})
+		if !s.Shared {
+			return
+		}
+		data, err := json.Marshal(deviceMessage{user, dev})
+		if err != nil {
+			data = nil // cannot be (strings only); nil reads as "any device"
+		}
+		s.Bus.Publish(topicCounts, data)
+	})
 }
 
 // countKeys counts a device's keys in the database.
 func (s *Server) countKeys(ctx context.Context, user id.User, dev id.Device) (api.KeyCounts, error) {
-	counts, err := oneTimeCounts(ctx, s.DB, user, dev)
+	out := api.KeyCounts{OneTime: map[string]int{"signed_curve25519": 0}, UnusedFallback: []string{}}
+	rows, err := s.DB.Query(ctx, countKeysOfSQL, string(user), string(dev))
 	if err != nil {
-		return api.KeyCounts{}, err
-	}
-	out := api.KeyCounts{OneTime: counts, UnusedFallback: []string{}}
-	rows, err := s.DB.Query(ctx, unusedFallbackSQL, string(user), string(dev))
-	if err != nil {
-		return api.KeyCounts{}, fmt.Errorf("keyserver: reading fallback keys: %w", err)
+		return api.KeyCounts{}, fmt.Errorf("keyserver: counting keys: %w", err)
 	}
 	defer rows.Close()
 	for rows.Next() {
 		var alg string
-		if err := rows.Scan(&alg); err != nil {
-			return api.KeyCounts{}, fmt.Errorf("keyserver: reading fallback keys: %w", err)
+		var n int
+		if err := rows.Scan(&alg, &n); err != nil {
+			return api.KeyCounts{}, fmt.Errorf("keyserver: counting keys: %w", err)
 		}
-		out.UnusedFallback = append(out.UnusedFallback, alg)
+		if n < 0 {
+			out.UnusedFallback = append(out.UnusedFallback, alg)
+			continue
+		}
+		out.OneTime[alg] = n
 	}
 	return out, rows.Err()
 }
@@ -231,15 +287,12 @@ func (s *Server) claimLocal(ctx context.Context, user id.User, dev id.Device, al
 }
 
 func (s *Server) claimFallback(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, alg string, keyID *string, key *[]byte) error {
-	err := tx.QueryRow(ctx, selectFallbackSQL, string(user), string(dev), alg).Scan(keyID, key)
+	err := tx.QueryRow(ctx, useFallbackSQL, string(user), string(dev), alg).Scan(keyID, key)
 	if errors.Is(err, sql.ErrNoRows) {
 		*keyID, *key = "", nil
 		return nil
 	}
 	if err != nil {
-		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
-	}
-	if _, err := tx.Exec(ctx, useFallbackSQL, string(user), string(dev), alg); err != nil {
 		return fmt.Errorf("keyserver: claiming a fallback key: %w", err)
 	}
 	return nil

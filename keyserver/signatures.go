@@ -122,20 +122,21 @@ func (s *Server) uploadSignature(ctx context.Context, user, target id.User, key 
 		if err != nil {
 			return err
 		}
-		for keyID, sig := range sigs {
-			if _, err := tx.Exec(ctx, upsertSignatureSQL, string(target), key, string(user), keyID, sig); err != nil {
-				return fmt.Errorf("keyserver: storing signature: %w", err)
-			}
-		}
 		dev := id.Device("")
 		if user == target && kind == targetDevice {
 			dev = id.Device(key)
 		}
 		c, err := s.markChanged(ctx, tx, target, dev)
-		if err == nil {
-			change = *c
+		if err != nil {
+			return err
 		}
-		return err
+		change = *c
+		for keyID, sig := range sigs {
+			if _, err := tx.Exec(ctx, upsertSignatureSQL, string(target), key, string(user), keyID, sig); err != nil {
+				return fmt.Errorf("keyserver: storing signature: %w", err)
+			}
+		}
+		return nil
 	})
 	return change, kind, err
 }

@@ -2,6 +2,8 @@ package keyserver
 
 import (
 	"context"
+	"database/sql"
+	"errors"
 	"fmt"
 	"time"
 
@@ -30,9 +32,10 @@ const (
 	deleteSeenSQL = `DELETE FROM to_device_seen WHERE (sender, device_id, txn_id) IN
 		(SELECT sender, device_id, txn_id FROM to_device_seen WHERE seen_ts < $1 ORDER BY seen_ts LIMIT $2)`
 	deleteOldMessagesSQL = `DELETE FROM to_device WHERE pos IN (SELECT pos FROM to_device WHERE pos <= $1 ORDER BY pos LIMIT $2)`
-	crowdedSQL           = `SELECT user_id, device_id, COUNT(*) FROM to_device GROUP BY user_id, device_id HAVING COUNT(*) > $1`
+	crowdedSQL           = `SELECT user_id, device_id FROM to_device GROUP BY user_id, device_id HAVING COUNT(*) > $1`
+	newestTooMuchSQL     = `SELECT pos FROM to_device WHERE user_id = $1 AND device_id = $2 ORDER BY pos DESC LIMIT 1 OFFSET $3`
 	deleteOldestSQL      = `DELETE FROM to_device WHERE pos IN
-		(SELECT pos FROM to_device WHERE user_id = $1 AND device_id = $2 ORDER BY pos LIMIT $3)`
+		(SELECT pos FROM to_device WHERE user_id = $1 AND device_id = $2 AND pos <= $3 ORDER BY pos LIMIT $4)`
 	deleteBackupKeysSQL = `DELETE FROM backup_keys WHERE (user_id, version, room_id, session_id) IN
 		(SELECT k.user_id, k.version, k.room_id, k.session_id FROM backup_versions v
 			JOIN backup_keys k ON k.user_id = v.user_id AND k.version = v.version WHERE v.deleted = 1 LIMIT $1)`
@@ -65,37 +68,35 @@ func (s *Server) deleteOldMessages(ctx context.Context) (int64, error) {
 	return upkeep.Delete(ctx, s.DB, deleteOldMessagesSQL, pos)
 }
 
-// deleteCrowded drops the oldest messages of devices for which too many wait.
+// deleteCrowded drops the oldest messages of devices for which too many wait: those up to a position,
+// not so many, because a sweep on another node, or the device itself, may drop some of them at the same time.
 func (s *Server) deleteCrowded(ctx context.Context) (removed int64, err error) {
-	type crowd struct {
-		user, device string
-		over         int64
-	}
-	var list []crowd
+	var list []deviceID
 	err = s.rows(ctx, crowdedSQL, []any{maxWaiting}, func(scan func(...any) error) error {
-		var c crowd
-		err := scan(&c.user, &c.device, &c.over)
-		c.over -= maxWaiting
-		list = append(list, c)
+		var d deviceID
+		err := scan(&d.user, &d.device)
+		list = append(list, d)
 		return err
 	})
-	for _, c := range list {
-		if err != nil {
-			break
-		}
-		var n int64
-		n, err = upkeep.Each(ctx, func() (int64, bool, error) {
-			res, err := s.DB.Exec(ctx, deleteOldestSQL, c.user, c.device, min(c.over, upkeep.Batch))
-			if err != nil {
-				return 0, false, err
-			}
-			n, err := res.RowsAffected()
-			c.over -= n
-			return n, c.over > 0 && n > 0, err
-		})
-		removed += n
+	if err != nil {
+		return 0, err
 	}
-	return removed, err
+	for _, d := range list {
+		var upTo int64
+		err := s.DB.QueryRow(ctx, newestTooMuchSQL, string(d.user), string(d.device), maxWaiting).Scan(&upTo)
+		if errors.Is(err, sql.ErrNoRows) {
+			continue // no longer crowded
+		}
+		if err != nil {
+			return removed, fmt.Errorf("keyserver: upkeep: %w", err)
+		}
+		n, err := upkeep.Delete(ctx, s.DB, deleteOldestSQL, string(d.user), string(d.device), upTo)
+		removed += n
+		if err != nil {
+			return removed, err
+		}
+	}
+	return removed, nil
 }
 
 // deleteStrangers drops what is known of remote users with whom no room is shared any more:
@@ -155,7 +156,8 @@ func (s *Server) eachStranger(ctx context.Context, list string, args []any, drop
 		if len(strangers) == 0 {
 			return 0, len(users) == page, nil
 		}
-		err = s.lists.Update(ctx, func(tx *sqldb.Tx) error {
+		// Alone, not with those who move device lists: it locks rows that they want.
+		err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
 			for _, u := range strangers {
 				if err := drop(tx, u); err != nil {
 					return err
