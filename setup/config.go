@@ -52,6 +52,9 @@ type TLS struct {
 // Cluster says how the processes that share a PostgreSQL database find each other.
 type Cluster struct {
 	Heartbeat Duration `yaml:"heartbeat" doc:"How often a process says in the database that it lives. All processes should agree."`
+	Listen    string   `yaml:"listen" doc:"HOST:PORT where the other processes reach this one for the bus between them; port 0 takes a free one. Empty: a free port at the address from which this machine reaches the database. Nothing is opened while a process is alone."`
+	Advertise string   `yaml:"advertise" doc:"HOST:PORT that the others are told instead, behind a translation of addresses."`
+	NATS      string   `yaml:"nats_url" secret:"url" doc:"nats://USER:PASSWORD@HOST:PORT of a NATS to use instead of the one that is built in."`
 	DeadAfter Duration `yaml:"dead_after" doc:"How long after its last heartbeat a process counts as dead, and others take up its share of the work. At least three heartbeats."`
 }
 

@@ -49,7 +49,7 @@ type Server struct {
 	log  *logrus.Entry
 
 	db     *sqldb.DB
-	bus    *bus.Local
+	bus    *spread
 	events *eventstore.Reader
 	key    serverkey.Key
 	fed    *fedclient.Client
@@ -103,7 +103,7 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 			return nil, err
 		}
 	}
-	s := &Server{cfg: cfg, opts: o, log: logrus.NewEntry(o.Log), bus: bus.NewLocal(), done: make(chan struct{})}
+	s := &Server{cfg: cfg, opts: o, log: logrus.NewEntry(o.Log), bus: &spread{Local: bus.NewLocal()}, done: make(chan struct{})}
 	defer func() {
 		if err != nil {
 			err = errors.Join(err, s.close())
@@ -121,7 +121,7 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 	if err := s.openKey(ctx); err != nil {
 		return nil, err
 	}
-	s.reg = newRegistry(o.Version, s.db, s.bus)
+	s.reg = newRegistry(o.Version, s.db, s.bus.Local)
 	if err := s.joinCluster(ctx, serves); err != nil {
 		return nil, err
 	}

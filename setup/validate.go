@@ -45,6 +45,11 @@ func (c *Config) Validate() error {
 	if h, d := time.Duration(c.Cluster.Heartbeat), time.Duration(c.Cluster.DeadAfter); h < 10*time.Millisecond || d < 3*h || d > time.Minute/2 {
 		fail("cluster", "heartbeat must be at least 10ms, dead_after three times that and at most 30s")
 	}
+	if c.Cluster.Listen != "" {
+		if err := checkAddress(c.Cluster.Listen); err != nil {
+			fail("cluster.listen", "%v", err)
+		}
+	}
 	c.validateFederation(fail)
 	c.validateWellKnown(fail)
 	c.validateRest(fail)

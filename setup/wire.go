@@ -44,11 +44,13 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	name := id.Server(s.cfg.ServerName)
 	p := &parts{runners: make(map[string]func(context.Context) error)}
 	p.add("upkeep", s.upkeep.Run, nil)
+	p.add("bus", s.runBus, nil)
 	s.upkeep.Add(upkeep.Task{Kind: "stream_times", Every: stream.NoteEvery, Run: func(ctx context.Context) (int64, error) {
 		return 0, stream.Note(ctx, s.db, s.opts.Now())
 	}})
 	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
+	shared := s.db.Dialect() == sqldb.Postgres
 	var roomShares roomserver.Shares // a nil interface, where nobody shares
 	if c := s.shares(); c != nil {
 		roomShares = c
@@ -56,7 +58,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
 		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep, Verify: s.opts.Verify,
-		UserExists: users.exists, Shared: s.db.Dialect() == sqldb.Postgres, Shares: roomShares,
+		UserExists: users.exists, Shared: shared, Shares: roomShares,
 	})
 	if err != nil {
 		return nil, err
@@ -65,11 +67,12 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 
 	keys, err := keyserver.New(ctx, keyserver.Config{
 		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: name,
-		Rooms: s.events, Federation: s.fed, Outbound: outbound, Upkeep: s.upkeep,
+		Rooms: s.events, Federation: s.fed, Outbound: outbound, Upkeep: s.upkeep, Shared: shared,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("keyserver: %w", err)
 	}
+	p.add("keyserver", keys.Run, nil)
 
 	services, err := s.cfg.appservices()
 	if err != nil {
