@@ -6,6 +6,7 @@ import (
 	"encoding/base64"
 	"encoding/binary"
 	"encoding/json"
+	"errors"
 	"math/rand/v2"
 	"net/http"
 	"slices"
@@ -34,7 +35,8 @@ type ephemeral struct {
 // destination is another server that something waits for. Its fields are
 // guarded by outbound.mu.
 type destination struct {
-	name id.Server
+	name  id.Server
+	share *share
 	// queue is what is to be sent next, in order. While behind it is a piece of
 	// the stream that the worker read; otherwise the follower appends to it.
 	queue []queued
@@ -114,6 +116,10 @@ func (o *outbound) work(ctx context.Context, d *destination) {
 	}
 	for ctx.Err() == nil {
 		more, err := o.step(ctx, d)
+		if errors.Is(err, errNotOurs) || errors.Is(err, errFenced) {
+			o.stand(d, err)
+			return
+		}
 		if err != nil && ctx.Err() == nil {
 			o.failed(ctx, d, err)
 			return
@@ -132,7 +138,7 @@ func (o *outbound) work(ctx context.Context, d *destination) {
 //  1. a destination that is behind has its place stored, and its queue filled
 //     from the stream
 //  2. events and EDUs are gathered
-//  3. they are sent
+//  3. they are sent, if the shard is ours still
 //  4. what was sent is taken off the queues, on disk first
 //
 // more says that there may be more to send.
@@ -146,6 +152,10 @@ func (o *outbound) step(ctx context.Context, d *destination) (more bool, err err
 	}
 	if b.size() == 0 {
 		return o.park(d), nil
+	}
+	if !o.mayWork(d.share) {
+		o.putBack(d, b)
+		return false, errNotOurs
 	}
 	err = o.send(ctx, d, b)
 	switch {
@@ -183,9 +193,16 @@ func final(err error) bool {
 
 // split makes the next transactions half as large as one that was refused.
 func (o *outbound) split(d *destination, b batch) {
+	o.putBack(d, b)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	d.most = b.size() / 2
+}
+
+// putBack undoes gather.
+func (o *outbound) putBack(d *destination, b batch) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
 	d.durable = d.durable || len(b.durable) > 0
 	d.edus = append(b.edus, d.edus...)
 }
@@ -200,10 +217,10 @@ func (o *outbound) catchUp(ctx context.Context, d *destination) error {
 			o.mu.Unlock()
 			return nil
 		}
-		row, stored, from, to, probe := d.row(), d.stored, d.from, o.followed, d.failures > 0
+		row, stored, from, to, probe := d.row(), d.stored, d.from, d.share.at, d.failures > 0
 		o.mu.Unlock()
 		if !stored {
-			if err := o.store.setBehind(ctx, row); err != nil {
+			if err := o.store.setBehind(ctx, d.share, row); err != nil {
 				return err
 			}
 		}
@@ -220,7 +237,7 @@ func (o *outbound) catchUp(ctx context.Context, d *destination) error {
 		}
 		d.from = max(from, to)
 		switch {
-		case o.followed != to: // there is more by now
+		case d.share.at != to: // there is more by now
 			o.mu.Unlock()
 			continue
 		case probe:
@@ -238,7 +255,7 @@ func (o *outbound) catchUp(ctx context.Context, d *destination) error {
 // follower's cursor is saved a crash only makes some of the stream be read
 // again.
 func (o *outbound) caughtUp(ctx context.Context, d *destination, at int64) error {
-	err := o.store.deleteBehind(ctx, d.name)
+	err := o.store.deleteBehind(ctx, d.share, d.name)
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	d.stored = false
@@ -255,7 +272,7 @@ func (o *outbound) park(d *destination) (more bool) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	switch {
-	case len(d.queue) > 0 || d.durable || len(d.edus) > 0 || d.behind && d.from < o.followed:
+	case len(d.queue) > 0 || d.durable || len(d.edus) > 0 || d.behind && d.from < d.share.at:
 		return true
 	case d.behind && d.heard: // as good as delivered
 		d.failures, d.heard = 0, false
@@ -450,7 +467,7 @@ func (o *outbound) sent(ctx context.Context, d *destination, b batch) error {
 	}
 	o.mu.Unlock()
 	if row != nil {
-		return o.store.setBehind(ctx, *row)
+		return o.store.setBehind(ctx, d.share, *row)
 	}
 	return nil
 }
@@ -471,15 +488,19 @@ func (o *outbound) failed(ctx context.Context, d *destination, cause error) {
 	case len(d.queue) > 0:
 		d.fallBehind(d.queue[0].pos - 1)
 	default:
-		d.fallBehind(o.followed)
+		d.fallBehind(d.share.at)
 	}
 	d.durable, d.edus = true, nil
 	row := d.row()
 	o.mu.Unlock()
 	o.cfg.Log.WithError(cause).WithField("destination", d.name).WithField("failures", row.failures).
 		Infof("could not send to another server; trying again in %s", pause.Round(time.Millisecond))
-	err := o.store.setBehind(ctx, row)
-	if err != nil && ctx.Err() == nil {
+	err := o.store.setBehind(ctx, d.share, row)
+	switch {
+	case errors.Is(err, errFenced):
+		o.stand(d, err)
+		return
+	case err != nil && ctx.Err() == nil:
 		o.cfg.Log.WithError(err).Error("could not store a destination's place; it is kept in memory")
 	}
 	o.mu.Lock()

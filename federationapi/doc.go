@@ -37,4 +37,24 @@
 // not begin at the shortest pause again; it is probed with the first few events
 // that it lacks, so that a server that is gone for good costs one page of the
 // stream for each attempt, not all that happened since.
+//
+// # Several processes
+//
+// Processes that share a database share the destinations: 16 shards, by the
+// server's name, each with a cursor. Shares says whose a shard is, and may be wrong
+// for a while. So whoever takes a shard writes a number of its own into the row of the cursor,
+// and reads the cursor, the destinations that are behind and those for which EDUs
+// wait in the same transaction. From then on the process before it, if it still
+// believes or was frozen, cannot move the cursor or touch those rows; when it tries, it finds out, and leaves
+// the shard alone for a while. What both sent meanwhile arrived twice, which
+// receivers ignore.
+//
+// A process follows the stream once for all its shards. One that it took at an
+// earlier place is read for separately, a page at a time, until it is where the
+// others are. One that it gives up has its cursor written at once; a transaction
+// that is on its way then may end, and is sent again by the next owner.
+//
+// The bus carries what saves time: that durable EDUs were stored for another
+// process's destination (it also polls), EDUs that may be lost, and that a server that
+// fails was heard from.
 package federationapi

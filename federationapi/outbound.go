@@ -12,7 +12,6 @@ import (
 	"github.com/prometheus/client_golang/prometheus"
 
 	"weft/federationapi/api"
-	"weft/internal/bus"
 	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/stream"
@@ -87,7 +86,8 @@ func (l Limits) backoff(failures int) time.Duration {
 	return pause/2 + rand.N(pause/2+1)
 }
 
-// outbound follows the event stream and owns the destinations.
+// outbound follows the event stream and owns the destinations of the shards that
+// are held. The goroutine of serve takes and gives up shards, follows and saves.
 //
 // Lock order: mu is the only lock, and nothing that waits is done under it.
 type outbound struct {
@@ -96,48 +96,45 @@ type outbound struct {
 	store  outStore
 	wake   chan struct{} // the stream may have moved
 	routes *routes       // of what is followed
+	keys   [Shards]string
+	// late reads for shards that were taken and are not as far as the others yet; nil
+	// where there are none. It has read up to lateAt. Only the goroutine of serve uses
+	// these, and routes.
+	late   *routes
+	lateAt int64
 
 	sending, retrying chan struct{} // tokens
 
 	mu       sync.Mutex
-	dests    map[id.Server]*destination
-	followed int64           // the stream up to here was handed to the destinations
-	saved    int64           // the cursor on disk
-	ctx      context.Context // of run; nil before and after
+	dests    map[id.Server]*destination // of shards that are held
+	shares   [Shards]*share             // nil: not held
+	takeAt   [Shards]time.Time          // not before this
+	followed int64                      // how far the stream was read
+	others   elsewhere
+	ctx      context.Context // of serve; nil before and after
 	wg       sync.WaitGroup  // workers; added to under mu
 }
 
 func newOutbound(ctx context.Context, cfg *Config) (*outbound, error) {
 	o := &outbound{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), store: outStore{cfg.DB, cfg.Limits.withDefaults().DurableEDUs},
-		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{}, routes: newRoutes(cfg.Events, cfg.ServerName, ""),
+		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{}, others: newElsewhere(),
 	}
+	o.routes = o.newRoutes()
 	o.sending = make(chan struct{}, o.limits.Sending)
 	o.retrying = make(chan struct{}, o.limits.Retrying)
-	var err error
-	if o.followed, err = o.store.cursor(ctx); err != nil {
-		return nil, err
+	for n := range Shards {
+		o.keys[n] = ShareKey(n)
 	}
-	o.saved = o.followed
-	behind, err := o.store.listBehind(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, r := range behind {
-		o.dests[r.server] = &destination{
-			name: r.server, behind: true, stored: true, from: r.pos, failures: r.failures,
-			retryAt: time.UnixMilli(r.retryTS), durable: true,
+	if cfg.Shares == nil { // nobody to ask and to wait for
+		if err := o.reconcile(ctx); err != nil {
+			return nil, err
 		}
-	}
-	waiting, err := o.store.listWaiting(ctx)
-	if err != nil {
-		return nil, err
-	}
-	for _, server := range waiting {
-		o.destination(server).durable = true
 	}
 	return o, o.register(cfg.Metrics)
 }
+
+func (o *outbound) newRoutes() *routes { return newRoutes(o.cfg.Events, o.cfg.ServerName, "") }
 
 // register exports how much waits.
 func (o *outbound) register(reg prometheus.Registerer) error {
@@ -173,14 +170,15 @@ func (o *outbound) register(reg prometheus.Registerer) error {
 	return nil
 }
 
-// run follows the stream until ctx ends, and waits for the workers.
+// run sends until ctx ends, and leaves the shards to whoever comes next.
 func (o *outbound) run(ctx context.Context) error {
-	cancel := bus.SubscribeUpdates(o.cfg.Bus, func(u bus.Update) {
-		if u.Stream == stream.Events || u.Stream == "" {
-			o.poke()
-		}
-	})
-	defer cancel()
+	o.serve(ctx)
+	return o.leave(context.WithoutCancel(ctx))
+}
+
+// serve follows the stream until ctx ends, and waits for the workers.
+func (o *outbound) serve(ctx context.Context) {
+	defer o.listen()()
 	o.mu.Lock()
 	o.ctx = ctx
 	for _, d := range o.dests {
@@ -191,10 +189,17 @@ func (o *outbound) run(ctx context.Context) error {
 	poll, save := time.NewTicker(o.limits.Poll), time.NewTicker(o.limits.Save)
 	defer poll.Stop()
 	defer save.Stop()
-	for ctx.Err() == nil {
-		if err := o.follow(ctx); err != nil && ctx.Err() == nil {
-			o.cfg.Log.WithError(err).Error("could not read the event stream for other servers; trying again")
+	try := func(what string, do func(ctx context.Context) error) {
+		if err := do(ctx); err != nil && ctx.Err() == nil {
+			o.cfg.Log.WithError(err).Errorf("could not %s; trying again", what)
 		}
+	}
+	for ctx.Err() == nil {
+		var changed <-chan struct{}
+		if o.cfg.Shares != nil {
+			changed = o.cfg.Shares.Changed() // asked for before Owns is
+		}
+		try("read the event stream for other servers", o.follow)
 		select {
 		case <-ctx.Done():
 		case <-time.After(o.limits.Pace):
@@ -202,11 +207,11 @@ func (o *outbound) run(ctx context.Context) error {
 		select {
 		case <-ctx.Done():
 		case <-o.wake:
+		case <-changed:
 		case <-poll.C:
+			try("look for what waits for other servers", o.look)
 		case <-save.C:
-			if err := o.saveCursor(ctx); err != nil && ctx.Err() == nil {
-				o.cfg.Log.WithError(err).Error("could not save the federation cursor; trying again")
-			}
+			try("save the federation cursors", o.saveCursors)
 		}
 	}
 	o.mu.Lock()
@@ -216,30 +221,20 @@ func (o *outbound) run(ctx context.Context) error {
 	}
 	o.mu.Unlock()
 	o.wg.Wait()
-	return o.leave(context.WithoutCancel(ctx))
 }
 
 // leaveTimeout bounds what is written at the end of run.
 const leaveTimeout = 10 * time.Second
 
-// leave saves the cursor, and how far the stream holds nothing for destinations
-// that do not answer, so that it is not searched again.
+// leave gives up all shards.
 func (o *outbound) leave(ctx context.Context) error {
 	ctx, cancel := context.WithTimeout(ctx, leaveTimeout)
 	defer cancel()
-	o.mu.Lock()
-	var rows []behindRow
-	for _, d := range o.dests {
-		if d.parked {
-			d.from = max(d.from, o.followed)
-			rows = append(rows, d.row())
-		}
+	all := make([]int, Shards)
+	for n := range all {
+		all[n] = n
 	}
-	o.mu.Unlock()
-	if err := o.store.setBehind(ctx, rows...); err != nil {
-		return err
-	}
-	return o.saveCursor(ctx)
+	return o.giveUp(ctx, all)
 }
 
 func (o *outbound) poke() {
@@ -249,51 +244,94 @@ func (o *outbound) poke() {
 	}
 }
 
-// follow hands what is new in the stream to the destinations.
+// follow hands what is new in the stream to the destinations, a page at a time:
+// one at the end for all shards, and one for those that were taken and are not
+// there yet.
 func (o *outbound) follow(ctx context.Context) error {
 	for {
+		if err := o.reconcile(ctx); err != nil {
+			return err
+		}
 		// The position is asked for first: up to it the stream has no holes.
 		to, err := stream.Position(ctx, o.cfg.DB, stream.Events)
 		if err != nil {
 			return err
 		}
 		o.mu.Lock()
-		from := o.followed
+		from, low, held := o.followed, o.followed, o.holds()
+		for _, sh := range o.shares {
+			if sh != nil {
+				low = min(low, sh.at)
+			}
+		}
 		o.mu.Unlock()
-		if from >= to {
+		if held == 0 || from >= to && low >= from {
+			o.late = nil
 			return nil
 		}
-		rows, err := o.cfg.Events.EventStream(ctx, from, to, o.limits.Page)
-		if err != nil {
+		if err := o.followLate(ctx, low, from); err != nil {
 			return err
 		}
-		if len(rows) == o.limits.Page {
-			to = rows[len(rows)-1].Pos
-		}
-		if err := o.handOut(ctx, rows, to); err != nil {
-			return err
+		if from < to {
+			if to, err = o.page(ctx, o.routes, from, to); err != nil {
+				return err
+			}
+			o.mu.Lock()
+			o.followed = to
+			o.mu.Unlock()
 		}
 	}
 }
 
-// handOut queues the events that are ours to send, and moves to position to.
-func (o *outbound) handOut(ctx context.Context, rows []eventstore.StreamRow, to int64) error {
+// followLate reads a page for the shards that are not as far as the others.
+func (o *outbound) followLate(ctx context.Context, from, to int64) (err error) {
+	if from >= to {
+		o.late = nil
+		return nil
+	}
+	if o.late == nil || o.lateAt != from { // routes go forward only
+		o.late = o.newRoutes()
+	}
+	o.lateAt, err = o.page(ctx, o.late, from, to)
+	return err
+}
+
+// page hands out a page of the stream between two positions, and gives how far it went.
+func (o *outbound) page(ctx context.Context, r *routes, from, to int64) (int64, error) {
+	rows, err := o.cfg.Events.EventStream(ctx, from, to, o.limits.Page)
+	if err != nil {
+		return 0, err
+	}
+	if len(rows) == o.limits.Page {
+		to = rows[len(rows)-1].Pos
+	}
 	events, err := o.sendable(ctx, rows)
 	if err != nil {
-		return err
+		return 0, err
 	}
-	list, err := o.routes.page(ctx, events)
+	list, err := r.page(ctx, events)
 	if err != nil {
-		return err
+		return 0, err
 	}
+	o.handOut(list, from, to)
+	return to, nil
+}
+
+// handOut queues the events at from < pos ≤ to for the destinations of the shards that have got to from
+// or beyond, each only what comes after its own place, and moves these shards to position to.
+func (o *outbound) handOut(list []routed, from, to int64) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	touched := map[*destination]struct{}{}
 	for _, h := range list {
 		for _, s := range h.servers {
 			d := o.destination(s)
+			if d == nil {
+				continue
+			}
 			touched[d] = struct{}{}
 			switch {
+			case d.share.at < from || h.event.StreamPos <= d.share.at: // not its turn, or it had it
 			case d.parked: // so far the stream held nothing for it
 				d.parked, d.from = false, max(d.from, h.event.StreamPos-1)
 			case d.behind: // it will be caught up from the stream
@@ -304,11 +342,14 @@ func (o *outbound) handOut(ctx context.Context, rows []eventstore.StreamRow, to 
 			}
 		}
 	}
-	o.followed = to
+	for _, sh := range o.shares {
+		if sh != nil && sh.at >= from {
+			sh.at = max(sh.at, to)
+		}
+	}
 	for d := range touched {
 		o.schedule(d)
 	}
-	return nil
 }
 
 // sendable reads the events of a page that this server has to send.
@@ -325,37 +366,16 @@ func (o *outbound) sendable(ctx context.Context, rows []eventstore.StreamRow) ([
 	return o.cfg.Events.Events(ctx, nids)
 }
 
-// saveCursor writes how far all destinations that keep up have got.
-func (o *outbound) saveCursor(ctx context.Context) error {
-	o.mu.Lock()
-	pos := o.followed
-	for _, d := range o.dests {
-		switch {
-		case d.behind && !d.stored:
-			pos = min(pos, d.from)
-		case !d.behind && len(d.queue) > 0:
-			pos = min(pos, d.queue[0].pos-1)
-		}
-	}
-	saved := o.saved
-	o.mu.Unlock()
-	if pos <= saved {
-		return nil
-	}
-	if err := o.store.setCursor(ctx, pos); err != nil {
-		return err
-	}
-	o.mu.Lock()
-	o.saved = pos
-	o.mu.Unlock()
-	return nil
-}
-
-// destination finds or makes a destination. mu is held.
+// destination finds or makes a destination; nil where its shard is not held. mu
+// is held.
 func (o *outbound) destination(server id.Server) *destination {
 	d, ok := o.dests[server]
 	if !ok {
-		d = &destination{name: server}
+		sh := o.held(server)
+		if sh == nil {
+			return nil
+		}
+		d = &destination{name: server, share: sh}
 		o.dests[server] = d
 	}
 	return d
@@ -366,7 +386,7 @@ func (o *outbound) destination(server id.Server) *destination {
 func (o *outbound) schedule(d *destination) {
 	// A timer may come late, for a destination that was forgotten since and is
 	// perhaps another one by now.
-	if o.ctx == nil || o.ctx.Err() != nil || d.running || o.dests[d.name] != d {
+	if o.ctx == nil || o.ctx.Err() != nil || d.running || d.share.idle || o.dests[d.name] != d {
 		return
 	}
 	d.stopTimer()
@@ -393,17 +413,19 @@ func (o *outbound) schedule(d *destination) {
 // is still not tried more often than the shortest pause allows.
 func (o *outbound) alive(server id.Server) {
 	o.mu.Lock()
-	defer o.mu.Unlock()
-	d, ok := o.dests[server]
-	if !ok || d.failures == 0 || d.heard {
-		return
+	tell := o.held(server) == nil && o.others.hear(server)
+	if d := o.dests[server]; d != nil && d.failures > 0 && !d.heard {
+		d.heard, d.parked = true, false
+		d.retryAt = d.tried.Add(o.limits.MinBackoff)
+		o.schedule(d)
 	}
-	d.heard, d.parked = true, false
-	d.retryAt = d.tried.Add(o.limits.MinBackoff)
-	o.schedule(d)
+	o.mu.Unlock()
+	if tell {
+		o.publish(TopicAlive, notice{Servers: []id.Server{server}})
+	}
 }
 
-// sendEDU queues an EDU.
+// sendEDU queues an EDU here, or where its destinations are sent to.
 func (o *outbound) sendEDU(ctx context.Context, edu api.EDU) error {
 	body, err := json.Marshal(struct {
 		Type    string          `json:"edu_type"`
@@ -422,24 +444,50 @@ func (o *outbound) sendEDU(ctx context.Context, edu api.EDU) error {
 		if err := o.store.putEDU(ctx, body, servers, o.crowded(servers)); err != nil {
 			return err
 		}
+		o.publish(TopicEDUs, notice{Servers: o.wait(servers, 1)})
+		return nil
 	}
+	e := ephemeral{edu.Type + "\x00" + edu.Key, edu.Key != "", body}
+	o.publish(TopicEphemeral, notice{Servers: o.addEphemeral(servers, e), Key: e.key, Replaces: e.replaces, EDU: body})
+	return nil
+}
+
+// wait notes that durable EDUs wait for servers, n new ones for each. It returns the servers whose
+// shards are not held.
+func (o *outbound) wait(servers []id.Server, n int) (others []id.Server) {
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, s := range servers {
+		d := o.destination(s)
+		if d == nil {
+			others = append(others, s)
+			o.others.count(s, n)
+			continue
+		}
+		d.durable, d.parked = true, false
+		d.edusPut += n
+		o.schedule(d)
+	}
+	return others
+}
+
+// addEphemeral queues an EDU that may be lost. It returns the servers whose
+// shards are not held.
+func (o *outbound) addEphemeral(servers []id.Server, e ephemeral) (others []id.Server) {
 	o.mu.Lock()
 	defer o.mu.Unlock()
 	now := o.cfg.Now()
 	for _, s := range servers {
 		d := o.destination(s)
 		switch {
-		case edu.Durable:
-			d.durable, d.parked = true, false
-			d.edusPut++
+		case d == nil:
+			others = append(others, s)
 		case d.failures == 0 || !now.Before(d.retryAt):
-			d.addEphemeral(ephemeral{edu.Type + "\x00" + edu.Key, edu.Key != "", body}, o.limits.EphemeralEDUs)
-		default: // it cannot be reached now
-			continue
+			d.addEphemeral(e, o.limits.EphemeralEDUs)
+			o.schedule(d)
 		}
-		o.schedule(d)
 	}
-	return nil
+	return others
 }
 
 // crowded picks the destinations for which many EDUs may wait, so that the
@@ -451,6 +499,9 @@ func (o *outbound) crowded(servers []id.Server) []id.Server {
 	for _, s := range servers {
 		if d := o.dests[s]; d != nil && d.edusPut >= o.limits.TrimEvery {
 			d.edusPut = 0
+			out = append(out, s)
+		} else if o.others.put[s] >= o.limits.TrimEvery {
+			delete(o.others.put, s)
 			out = append(out, s)
 		}
 	}

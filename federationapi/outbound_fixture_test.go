@@ -255,6 +255,17 @@ func (s *Server) waiting() int {
 	return len(s.out.dests)
 }
 
+// behind stores that destinations are behind.
+func (w *world) behind(s *Server, rows ...behindRow) {
+	w.t.Helper()
+	for _, r := range rows {
+		s.out.mu.Lock()
+		sh := s.out.held(r.server)
+		s.out.mu.Unlock()
+		w.ok(s.out.store.setBehind(w.ctx(), sh, r))
+	}
+}
+
 func remoteError(status int, code string) error {
 	return &fedclient.RemoteError{Server: one, Request: "PUT /send", Status: status, Remote: merr.New(status, code, "no")}
 }

@@ -61,7 +61,8 @@ func TestBatchesAndOrder(t *testing.T) {
 	})
 }
 
-const cursorSQL = `SELECT COALESCE(MAX(pos), 0) FROM fed_cursor`
+// cursorSQL gives how far all shards are.
+const cursorSQL = `SELECT COALESCE(MIN(pos), 0) FROM fed_cursor`
 
 func (w *world) count(q string) int64 {
 	w.t.Helper()
@@ -173,8 +174,8 @@ func TestDestinationAliveEndsThePause(t *testing.T) {
 		limits.MaxBackoff = time.Hour
 		// Both failed for long before this server was started.
 		s := w.server(net, limits)
-		w.ok(s.out.store.setBehind(w.ctx(), behindRow{one, 0, 30, time.Now().Add(time.Hour).UnixMilli()},
-			behindRow{two, 0, 30, time.Now().Add(time.Hour).UnixMilli()}))
+		w.behind(s, behindRow{one, 0, 30, time.Now().Add(time.Hour).UnixMilli()},
+			behindRow{two, 0, 30, time.Now().Add(time.Hour).UnixMilli()})
 		s = w.server(net, limits)
 		w.start(s)
 		last := room.say(alice, "hello")

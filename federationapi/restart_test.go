@@ -14,7 +14,7 @@ import (
 
 // disk is what the outbound side has on disk at a moment.
 type disk struct {
-	cursor int64
+	cursor int64 // of the shard that is least far
 	behind []behindRow
 	edus   []struct {
 		seq    int64
@@ -75,8 +75,10 @@ func (w *world) restore(d disk) {
 			}
 		}
 		if d.cursor > 0 {
-			if _, err := tx.Exec(ctx, upsertCursorSQL, d.cursor); err != nil {
-				return err
+			for n := range Shards {
+				if _, err := tx.Exec(ctx, `INSERT INTO fed_cursor (shard, owner, pos) VALUES ($1, 0, $2)`, n, d.cursor); err != nil {
+					return err
+				}
 			}
 		}
 		for _, r := range d.behind {

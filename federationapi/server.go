@@ -79,7 +79,9 @@ type Config struct {
 
 	Metrics prometheus.Registerer // may be nil
 	Upkeep  *upkeep.Keeper        // may be nil: nothing is removed
-	Limits  Limits
+	// Shares tells which shards of the destinations this process sends to; nil: all.
+	Shares Shares
+	Limits Limits
 }
 
 // Server is the federation API.

@@ -21,11 +21,11 @@ func TestEDUsDoNotWaitForADeadServer(t *testing.T) {
 			return n
 		}
 		hours := int(deadFor / time.Hour)
-		w.ok(s.out.store.setBehind(w.ctx(), behindRow{one, 0, hours - 1, 0}, behindRow{two, 0, 3, 0}))
+		w.behind(s, behindRow{one, 0, hours - 1, 0}, behindRow{two, 0, 3, 0})
 		if n := keep(); n != 0 {
 			t.Errorf("%d removed of servers that may come back", n)
 		}
-		w.ok(s.out.store.setBehind(w.ctx(), behindRow{one, 0, hours, 0}))
+		w.behind(s, behindRow{one, 0, hours, 0})
 		if n := keep(); n != 2 {
 			t.Errorf("%d removed, want those of one server", n)
 		}

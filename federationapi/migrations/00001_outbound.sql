@@ -1,10 +1,12 @@
 -- +goose Up
 
--- How far the event stream was handed to destinations that keep up: they have
--- all events at or below pos.
+-- How far the event stream was handed to destinations that keep up, for each shard of
+-- them: they have all events at or below pos. Only the process whose number is in owner
+-- moves it.
 CREATE TABLE fed_cursor (
-    id  BIGINT PRIMARY KEY, -- 1
-    pos BIGINT NOT NULL
+    shard BIGINT PRIMARY KEY,
+    pos   BIGINT NOT NULL,
+    owner BIGINT NOT NULL
 );
 
 -- Destinations that do not keep up: they have all events at or below pos, and
