@@ -37,6 +37,8 @@ type Config struct {
 	ServerName id.Server
 	Metrics    prometheus.Registerer // may be nil
 	Upkeep     *upkeep.Keeper        // may be nil: nothing is removed
+	// Shared says that other processes write to the database as well, and that the bus may lose what they say.
+	Shared bool
 
 	Accounts clientapi.Accounts
 	Keys     keyapi.Keys
