@@ -2,6 +2,7 @@ package syncapi
 
 import (
 	"context"
+	"encoding/json"
 	"runtime"
 	"sync/atomic"
 	"testing"
@@ -11,6 +12,7 @@ import (
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/internal/stream"
+	"weft/matrix/id"
 )
 
 // wire is a node's end of a bus between two nodes. What a node publishes it hears itself; its peer hears it
@@ -119,4 +121,79 @@ func (e *env) waits() bool {
 	var n int
 	e.ok(e.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
 	return n > 0
+}
+
+// unheard gives a node whose writers tell nobody.
+func (e *env) unheard() *env {
+	return &env{t: e.t, db: e.db, r: e.r, w: e.w, bus: bus.NewLocal(), accounts: e.accounts, key: e.key, now: e.clock()}
+}
+
+func (e *env) unread(user id.User, r *room, since string) string {
+	e.t.Helper()
+	n := e.sync(user, since).in("join", r, "unread_notifications")
+	return n.Get("notification_count").Raw + "/" + n.Get("highlight_count").Raw
+}
+
+// Counts that a node remembers are old when the receipt went to another node.
+func TestUnreadCountsOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		for _, cut := range []bool{false, true} {
+			p.cut.Store(cut)
+			last := r.say(alice, "one")
+			expect(t, "counts", p.a.unread(bob, r, ""), "1/0")
+			expect(t, "on the other node", p.b.unread(bob, r, ""), "1/0")
+			since := p.a.sync(bob, "").next()
+			p.b.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(last.ID)), obj{})
+			expect(t, "after a receipt elsewhere", p.a.unread(bob, r, since), "0/0")
+			expect(t, "in a first sync", p.a.unread(bob, r, ""), "0/0")
+		}
+	})
+}
+
+// What another node's follower stored replaces what this one remembers.
+func TestFollowersOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		p.a.sync(bob, "")
+		p.b.sync(bob, "")
+		quiet := r.at(p.a.unheard())
+		quiet.say(alice, "one")
+		expect(t, "counted on one", p.a.unread(bob, r, ""), "1/0")
+		expect(t, "not counted again", p.b.unread(bob, r, ""), "1/0")
+		two := quiet.say(alice, "two")
+		expect(t, "counted on the other", p.b.unread(bob, r, ""), "2/0")
+		expect(t, "and on the first", p.a.unread(bob, r, ""), "2/0")
+		p.b.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(two.ID)), obj{})
+		expect(t, "read", p.a.unread(bob, r, ""), "0/0")
+		quiet.say(alice, "three")
+		expect(t, "counted before the answer", p.b.unread(bob, r, ""), "1/0")
+		quiet.say(bob, "answer")
+		expect(t, "read by the answer", p.a.unread(bob, r, ""), "0/0")
+		quiet.say(alice, "four")
+		expect(t, "one more", p.b.unread(bob, r, ""), "1/0")
+	})
+}
+
+// A node that did not hear of changed rules must not judge by the old ones.
+func TestRulesOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		r.say(alice, "one")
+		expect(t, "on one node", p.a.unread(bob, r, ""), "1/0")
+		expect(t, "on the other", p.b.unread(bob, r, ""), "1/0")
+		quiet := r.at(p.a.unheard())
+		quiet.say(alice, "two")
+		expect(t, "judged there", p.b.unread(bob, r, ""), "2/0")
+		p.cut.Store(true)
+		p.a.ok(p.a.accounts.SetAccountData(t.Context(), bob, "", "m.push_rules", json.RawMessage(`{"global":{}}`)))
+		quiet.say(alice, "three")
+		expect(t, "muted", p.b.unread(bob, r, ""), "2/0")
+	})
 }

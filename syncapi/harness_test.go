@@ -431,6 +431,18 @@ func (f *fakeAccounts) ListAccountData(_ context.Context, user id.User, from, to
 	return out, nil
 }
 
+func (f *fakeAccounts) ListRuleChanges(_ context.Context, from int64) ([]id.User, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []id.User
+	for i, d := range f.data {
+		if d.Room == "" && (d.Type == "m.push_rules" || d.Type == "m.ignored_user_list") && d.Pos > from {
+			out = append(out, f.of[i])
+		}
+	}
+	return out, nil
+}
+
 func (f *fakeAccounts) GetAccount(_ context.Context, user id.User) (clientapi.Account, error) {
 	if user.Server() != "home" {
 		return clientapi.Account{}, merr.NotFound("no such user")

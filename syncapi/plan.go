@@ -72,7 +72,10 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.to.Notified = s.follower.catchUp(ctx, p.to.Events)
+	p.to.Notified = s.follower.catchUp(ctx, p.to)
+	if err := s.read.reach(ctx, p.to.Receipts); err != nil {
+		return nil, err
+	}
 	if err := c.notified(ctx); err != nil {
 		return nil, err
 	}

@@ -276,7 +276,10 @@ func (s *Server) mark(ctx context.Context, room *eventstore.Room, user id.User, 
 		return merr.NotFound("the event %s is not in the room %s", event, room.ID)
 	}
 	r := receipt{user: user, private: typ == readPrivate, thread: thread, event: event, ts: s.nowMS()}
-	s.follower.catchUp(ctx, e.StreamPos) // or its notification would come after the receipt
+	// Or its notification would come after the receipt.
+	if err := s.followTo(ctx, e.StreamPos); err != nil {
+		return err
+	}
 	news, err := s.setReceipt(ctx, room, r, e.StreamPos)
 	if err != nil || !news || r.private {
 		return err

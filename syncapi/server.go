@@ -67,6 +67,7 @@ type Server struct {
 	pieces    *pieces
 	residents *residentLists
 	unread    *unreadCache
+	read      *fence // of unread; nil where nobody else writes
 	ignored   *cache.Cache[id.User, ignoredAt]
 }
 
@@ -98,6 +99,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if s.unread, err = newUnreadCache(s.now); err != nil {
 		return nil, err
+	}
+	if cfg.Shared {
+		s.read = s.unreadFence()
 	}
 	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
