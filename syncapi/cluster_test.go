@@ -57,9 +57,9 @@ func eachPair(t *testing.T, test func(t *testing.T, p pair)) {
 			dbB = sqldbtest.Open(t, url)
 		}
 		wa, wb := newWires()
-		a := newNode(t, dbA, wa, func(_ *env, c *Config) { c.Shared = true })
+		a := newNode(t, dbA, wa, func(_ *env, c *Config) { c.Shared, c.PollInterval = true, 20*time.Millisecond })
 		b := newNode(t, dbB, wb, func(e *env, c *Config) {
-			c.Shared = true
+			c.Shared, c.PollInterval = true, 20*time.Millisecond
 			e.keys, e.todev, e.out = a.keys, a.todev, a.out
 			e.accounts = a.accounts
 			c.Accounts, c.Keys, c.ToDevice, c.Outbound = a.accounts, a.keys, a.todev, a.out
@@ -195,5 +195,78 @@ func TestRulesOfTwoNodes(t *testing.T) {
 		p.a.ok(p.a.accounts.SetAccountData(t.Context(), bob, "", "m.push_rules", json.RawMessage(`{"global":{}}`)))
 		quiet.say(alice, "three")
 		expect(t, "muted", p.b.unread(bob, r, ""), "2/0")
+	})
+}
+
+// What the bus lost is found by looking, and what it told of is not carried out again.
+func TestPoller(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r, other := p.a.newRoom(alice), p.a.newRoom(alice)
+		r.member(bob, "join")
+		p.a.sync(bob, "")
+		poll := newPoller(p.b.srv)
+		wa, _ := newWires()
+		cancel := bus.SubscribeUpdates(wa, poll.heard)
+		defer cancel()
+		p.b.ok(poll.look(t.Context()))
+		lost := func() []bus.Update {
+			t.Helper()
+			now, err := position(t.Context(), p.b.db)
+			p.b.ok(err)
+			out, err := poll.lost(t.Context(), poll.done, now)
+			p.b.ok(err)
+			poll.done = now
+			return out
+		}
+		heard := func(s stream.Name, pos int64) {
+			t.Helper()
+			until(t, "the message is there", func() bool {
+				poll.mu.Lock()
+				defer poll.mu.Unlock()
+				_, ok := poll.told[s][pos]
+				return ok || poll.ends[s] == pos || poll.rooms[r.id] == pos
+			})
+		}
+		expect(t, "nothing new", len(lost()), 0)
+		told, quiet := r.at(p.a.unheard()), r.at(p.a.unheard())
+		told.bus = wa
+		e := told.say(alice, "told")
+		heard(stream.Events, e.StreamPos)
+		expect(t, "told", len(lost()), 0)
+		e = quiet.say(alice, "lost")
+		expect(t, "lost", lost(), []bus.Update{{Stream: stream.Events, Pos: e.StreamPos, Rooms: []string{string(r.id)}}})
+		e = told.say(alice, "told")
+		heard(stream.Events, e.StreamPos)
+		last := other.at(quiet.env).say(alice, "lost before")
+		expect(t, "one of two", lost(), []bus.Update{{Stream: stream.Events, Pos: last.StreamPos, Rooms: []string{string(other.id)}}})
+		quiet.member(bob, "leave")
+		expect(t, "a membership", lost(), []bus.Update{{}})
+		for _, s := range []stream.Name{stream.Receipts, stream.AccountData, stream.ToDevice, stream.DeviceLists} {
+			p.b.keys.changed = append(p.b.keys.changed, carol, carol)
+			told.move(s, 1, alice)
+			heard(s, 1)
+			expect(t, "told of "+string(s), len(lost()), 0)
+			quiet.move(s, 1, alice)
+			expect(t, "lost of "+string(s), len(lost()), 1)
+		}
+	})
+}
+
+// A request that sleeps on one node is woken by what happens on another, also when the bus loses all.
+func TestWakingWithoutBus(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		since := p.b.sync(bob, "").next()
+		p.cut.Store(true)
+		got := make(chan reply, 1)
+		go func() { got <- p.b.do(bob, "GET", v3+"/sync?timeout=300000&since="+since, nil) }()
+		until(t, "it sleeps", func() bool { return p.b.srv.notifier.waiting() == 1 })
+		r.say(alice, "hello")
+		begin := time.Now()
+		expect(t, "told", bodies((<-got).in("join", r, "timeline.events")), "hello")
+		if took := time.Since(begin); took > pollInterval/2 {
+			t.Errorf("woken after %v", took)
+		}
 	})
 }

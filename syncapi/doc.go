@@ -20,7 +20,14 @@
 // A request that has nothing to tell waits in the notifier (notifier.go) under its user's name. One
 // goroutine turns the bus's wake-ups into users: the local members of rooms that got
 // an event, those who share a room with somebody whose devices changed. A wake-up may be lost; so a
-// sleeping request looks by itself from time to time.
+// sleeping request looks by itself from time to time, and where other processes write to the database a poller
+// looks for all of them (poll.go).
+//
+// # Several nodes
+//
+// What a node keeps in memory is right at a position: of the event stream (its tail says what changed), or of another
+// one (fence.go: what changed up to the position that a request answers from is forgotten first). The bus makes it
+// quick; nothing is wrong when it loses a message.
 //
 // # What is derived from events
 //

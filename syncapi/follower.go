@@ -138,6 +138,11 @@ func (f *follower) heard(u bus.Update) {
 	default:
 		return
 	}
+	f.wake()
+}
+
+// wake makes run look for new events.
+func (f *follower) wake() {
 	select {
 	case f.signal <- struct{}{}:
 	default:

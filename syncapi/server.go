@@ -39,6 +39,8 @@ type Config struct {
 	Upkeep     *upkeep.Keeper        // may be nil: nothing is removed
 	// Shared says that other processes write to the database as well, and that the bus may lose what they say.
 	Shared bool
+	// PollInterval is how often the positions of all streams are looked at for what the bus lost, with Shared; 0: 500 ms.
+	PollInterval time.Duration
 
 	Accounts clientapi.Accounts
 	Keys     keyapi.Keys
@@ -60,6 +62,7 @@ type Server struct {
 	presence *presence
 	sent     *sentMembers
 	follower *follower
+	poller   *poller // nil where nobody else writes
 	// What /sync of one user shares with those of others.
 	latest    *positions
 	tail      *eventstore.Tail
@@ -101,7 +104,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if cfg.Shared {
-		s.read = s.unreadFence()
+		s.read, s.poller = s.unreadFence(), newPoller(s)
 	}
 	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
@@ -133,7 +136,11 @@ func (s *Server) register(r prometheus.Registerer) error {
 // requests, follows the event stream, and lets typing and presence run out.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context){s.notifier.run, s.typing.run, s.presence.run, s.follower.run} {
+	parts := []func(context.Context){s.notifier.run, s.typing.run, s.presence.run, s.follower.run}
+	if s.poller != nil {
+		parts = append(parts, s.poller.run)
+	}
+	for _, part := range parts {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
