@@ -23,7 +23,7 @@ const (
 	selectAccountDatas = `SELECT room_id, type, content, pos FROM account_data
 	WHERE localpart = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`
 	// The condition is that of the index account_data_rules.
-	selectRuleChanges = `SELECT DISTINCT localpart FROM account_data
+	selectRuleChanges = `SELECT localpart FROM account_data
 	WHERE room_id = '' AND type IN ('m.push_rules', 'm.ignored_user_list') AND pos > $1`
 	countAccountData = `SELECT COUNT(*) FROM account_data WHERE localpart = $1`
 )
