@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"runtime"
+	"strings"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -57,9 +58,9 @@ func eachPair(t *testing.T, test func(t *testing.T, p pair)) {
 			dbB = sqldbtest.Open(t, url)
 		}
 		wa, wb := newWires()
-		a := newNode(t, dbA, wa, func(_ *env, c *Config) { c.Shared, c.PollInterval = true, 20*time.Millisecond })
+		a := newNode(t, dbA, wa, func(_ *env, c *Config) { c.Shared, c.Shares, c.PollInterval = true, owner(false), 20*time.Millisecond })
 		b := newNode(t, dbB, wb, func(e *env, c *Config) {
-			c.Shared, c.PollInterval = true, 20*time.Millisecond
+			c.Shared, c.Shares, c.PollInterval = true, owner(true), 20*time.Millisecond
 			e.keys, e.todev, e.out = a.keys, a.todev, a.out
 			e.accounts = a.accounts
 			c.Accounts, c.Keys, c.ToDevice, c.Outbound = a.accounts, a.keys, a.todev, a.out
@@ -269,4 +270,122 @@ func TestWakingWithoutBus(t *testing.T) {
 			t.Errorf("woken after %v", took)
 		}
 	})
+}
+
+// Who comes from another node is told who types, and that typing ended, though the positions of nodes say nothing
+// to each other.
+func TestTypingOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		types := func(on bool) {
+			t.Helper()
+			p.a.want(alice, 200, "", "PUT", r.path("/typing/"+string(alice)), obj{"typing": on, "timeout": 100000})
+		}
+		users := func(a reply) string { return a.in("join", r, "ephemeral.events.0.content.user_ids").Raw }
+		const one, none = `["@alice:home"]`, `[]`
+		known := func(n int) {
+			t.Helper()
+			until(t, "the other node knows", func() bool {
+				list, ok := p.b.srv.typing.typists(r.id, 0, true)
+				return ok && len(list) == n
+			})
+		}
+		since := p.a.sync(bob, "").next()
+		p.cut.Store(true)
+		types(true)
+		got := p.a.sync(bob, since)
+		expect(t, "types", users(got), one)
+		types(false)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended, to a young process that knows nothing", users(got), none)
+		expect(t, "once", p.b.sync(bob, got.next()).in("join", r, "").Exists(), false)
+
+		p.a.advance(2 * maxTyping)
+		p.b.advance(2 * maxTyping)
+		got = p.a.sync(bob, got.next())
+		types(true)
+		got = p.a.sync(bob, got.next())
+		expect(t, "types again", users(got), one)
+		p.cut.Store(false)
+		types(false)
+		known(0)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended, to a process that did not know of the begin", users(got), none)
+		types(true)
+		known(1)
+		got = p.a.sync(bob, got.next())
+		expect(t, "back on the first", users(got), one)
+		types(false)
+		known(0)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended", users(got), none)
+		bare := got.next()[:strings.LastIndex(got.next(), "_")]
+		expect(t, "a token without a process", users(p.b.sync(bob, bare)), none)
+
+		answered := make(chan reply, 1)
+		go func() {
+			answered <- p.a.do(bob, "GET", v3+"/sync?timeout=300000&since="+got.next(), nil)
+		}()
+		until(t, "it sleeps", func() bool { return p.a.srv.notifier.waiting() == 1 || len(answered) > 0 })
+		r.say(alice, "hello")
+		got = <-answered
+		expect(t, "what may be known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello")
+		expect(t, "and told with what is new", users(got), none)
+	})
+}
+
+// owner owns everything, or nothing.
+type owner bool
+
+func (o owner) Owns(string, string) bool { return bool(o) }
+
+// Who syncs on one node is not taken for gone by another, and one node tells other servers of who goes.
+func TestPresenceOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(carol, "join")
+		state := func(e *env) string { x, _ := e.srv.presence.get(alice); return x.State }
+		step := func() {
+			p.a.advance(activeEvery)
+			p.b.advance(activeEvery)
+			now := p.a.clock()
+			p.a.srv.presence.sayActive(now)
+			if state(p.a) != presenceOffline && !p.cut.Load() {
+				until(t, "the other node has heard", func() bool {
+					p.b.srv.presence.mu.Lock()
+					defer p.b.srv.presence.mu.Unlock()
+					u := p.b.srv.presence.users[alice]
+					return u != nil && (u.heard.Equal(now) || p.a.srv.presence.syncing(alice) == 0)
+				})
+			}
+			p.b.srv.presence.expire(t.Context(), now)
+			p.a.srv.presence.expire(t.Context(), now)
+			if state(p.a) == presenceOffline {
+				until(t, "both know", func() bool { return state(p.b) == presenceOffline })
+			}
+		}
+		q := &syncRequest{user: alice}
+		p.cut.Store(true)
+		p.a.ok(p.a.srv.presence.begin(t.Context(), q))
+		p.cut.Store(false)
+		for range 9 {
+			step()
+			expect(t, "here", state(p.a), presenceOnline)
+			expect(t, "and there, also where that was lost", state(p.b), presenceOnline)
+		}
+		p.a.srv.presence.end(q)
+		before := len(p.a.out.of("m.presence"))
+		for range 8 {
+			step()
+		}
+		expect(t, "gone", state(p.a)+state(p.b), presenceOffline+presenceOffline)
+		expect(t, "EDUs of who goes", len(p.a.out.of("m.presence"))-before, 1)
+	})
+}
+
+func (p *presence) syncing(user id.User) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.users[user].syncs
 }

@@ -39,5 +39,7 @@
 // # In memory
 //
 // Typing and presence are kept in memory, bounded, and spread by the bus. Their positions in
-// a token are times, so those of an earlier process are simply old.
+// a token are times, so those of an earlier process are simply old. Where there are several processes, a token
+// also names the one that gave these two; another one tells all that it knows, and where typing ended
+// (sync.go, foreign). A node says every 20 seconds who syncs there, and nobody else takes those for gone (presence.go).
 package syncapi

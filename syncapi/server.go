@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -39,6 +40,8 @@ type Config struct {
 	Upkeep     *upkeep.Keeper        // may be nil: nothing is removed
 	// Shared says that other processes write to the database as well, and that the bus may lose what they say.
 	Shared bool
+	// Shares says which of the processes does what one is to do; nil: this one does all.
+	Shares Shares
 	// PollInterval is how often the positions of all streams are looked at for what the bus lost, with Shared; 0: 500 ms.
 	PollInterval time.Duration
 
@@ -47,6 +50,11 @@ type Config struct {
 	ToDevice keyapi.ToDevice
 	Rooms    roomapi.Rooms   // may be nil: no backfill
 	Outbound fedapi.Outbound // may be nil: no federation
+}
+
+// Shares divides work among processes. An answer may be wrong for a while, and two may own the same.
+type Shares interface {
+	Owns(component, key string) bool
 }
 
 // Server is the sync API component. It implements api.Sync.
@@ -63,6 +71,8 @@ type Server struct {
 	sent     *sentMembers
 	follower *follower
 	poller   *poller // nil where nobody else writes
+	node     int64   // names this process in tokens; 0 where nobody else writes
+	begun    time.Time
 	// What /sync of one user shares with those of others.
 	latest    *positions
 	tail      *eventstore.Tail
@@ -85,6 +95,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("migrating the sync API's tables: %w", err)
 	}
 	s := &Server{cfg: cfg, db: cfg.DB, events: cfg.Events, log: cfg.Log, now: cfg.Now, receipts: cfg.DB.Group("receipts")}
+	s.begun = s.now()
 	s.notifier = newNotifier(s)
 	s.typing = newTyping(s)
 	s.presence = newPresence(s)
@@ -104,7 +115,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, err
 	}
 	if cfg.Shared {
-		s.read, s.poller = s.unreadFence(), newPoller(s)
+		s.read, s.poller, s.node = s.unreadFence(), newPoller(s), 1+rand.Int64N(maxNode)
 	}
 	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
@@ -150,6 +161,9 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Wait()
 	return nil
 }
+
+// maxNode bounds the numbers of processes: five characters in a token.
+const maxNode = 36*36*36*36*36 - 1
 
 // nowMS is the time in milliseconds.
 func (s *Server) nowMS() int64 { return s.now().UnixMilli() }
