@@ -22,6 +22,9 @@ const (
 	selectAccountData  = `SELECT content FROM account_data WHERE localpart = $1 AND room_id = $2 AND type = $3`
 	selectAccountDatas = `SELECT room_id, type, content, pos FROM account_data
 	WHERE localpart = $1 AND pos > $2 AND pos <= $3 ORDER BY pos`
+	// The condition is that of the index account_data_rules.
+	selectRuleChanges = `SELECT localpart FROM account_data
+	WHERE room_id = '' AND type IN ('m.push_rules', 'm.ignored_user_list') AND pos > $1`
 	countAccountData = `SELECT COUNT(*) FROM account_data WHERE localpart = $1`
 )
 
@@ -144,6 +147,24 @@ func (s *Server) ListAccountData(ctx context.Context, user id.User, from, to int
 		out = append([]api.AccountData{{Type: typePushRules, Content: content}}, out...)
 	}
 	return out, nil
+}
+
+// ListRuleChanges implements api.Accounts.
+func (s *Server) ListRuleChanges(ctx context.Context, from int64) ([]id.User, error) {
+	rows, err := s.db.Query(ctx, selectRuleChanges, from)
+	if err != nil {
+		return nil, fmt.Errorf("listing changed rules: %w", err)
+	}
+	defer rows.Close()
+	var out []id.User
+	for rows.Next() {
+		var localpart string
+		if err := rows.Scan(&localpart); err != nil {
+			return nil, fmt.Errorf("listing changed rules: %w", err)
+		}
+		out = append(out, s.userID(localpart))
+	}
+	return out, rows.Err()
 }
 
 // dataVars reads the path variables of account data; room is empty for global

@@ -132,8 +132,7 @@ func (s *Server) setModeration(ctx context.Context, r *httpapi.Request, field, s
 		if err != nil {
 			return err
 		}
-		tx.OnCommit(func() { s.sessions.forget(hashes) })
-		return nil
+		return s.forgetSessions(ctx, tx, hashes)
 	})
 	if err != nil {
 		return nil, err

@@ -262,7 +262,7 @@ func (s *Server) refresh(ctx context.Context, tx *sqldb.Tx, token string, t *iss
 	var old, replaces int64
 	var localpart string
 	var locked, deactivated bool
-	err := tx.QueryRow(ctx, selectRefresh, tokenHash(token)).Scan(&old, &localpart, &t.device, &replaces, &locked, &deactivated)
+	err := tx.QueryRow(ctx, lockRefresh, tokenHash(token)).Scan(&old, &localpart, &t.device, &replaces, &locked, &deactivated)
 	switch {
 	case errors.Is(err, sql.ErrNoRows) || err == nil && deactivated:
 		return merr.UnknownToken("the refresh token is not known or was used").With("soft_logout", false)

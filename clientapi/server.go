@@ -48,6 +48,8 @@ type Config struct {
 	ServerName id.Server
 	Metrics    prometheus.Registerer // may be nil
 	Upkeep     *upkeep.Keeper        // may be nil: nothing expires
+	// Shared says that other processes write to the database as well, and that the bus may lose what they say.
+	Shared bool
 
 	Rooms     roomapi.Rooms
 	Directory roomapi.Directory
@@ -200,8 +202,18 @@ func (s *Server) Run(ctx context.Context) error {
 	defer cancel()
 	tick := time.NewTicker(flushInterval)
 	defer tick.Stop()
+	var look <-chan time.Time // never, where nobody else ends sessions
+	if s.cfg.Shared {
+		poll := time.NewTicker(sessionPoll)
+		defer poll.Stop()
+		look = poll.C
+	}
 	for {
 		select {
+		case <-look:
+			if err := s.sessions.look(ctx, s.db); err != nil && !errors.Is(err, context.Canceled) {
+				s.log.WithError(err).Warn("could not look for sessions that ended elsewhere")
+			}
 		case <-tick.C:
 			if err := s.flushLastSeen(ctx); err != nil && !errors.Is(err, context.Canceled) {
 				s.log.WithError(err).Warn("could not write when devices were last seen")

@@ -14,6 +14,7 @@ import (
 	"weft/clientapi/api"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
+	"weft/internal/stream"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
@@ -25,8 +26,11 @@ const (
 	selectToken = `SELECT t.id, t.localpart, t.device_id, t.expires_ts, t.replaces,
 	a.admin, a.guest, a.deactivated, a.locked, a.suspended
 	FROM access_tokens t JOIN accounts a ON a.localpart = t.localpart WHERE t.token_hash = $1`
-	selectRefresh = `SELECT t.id, t.localpart, t.device_id, t.replaces, a.locked, a.deactivated
-	FROM access_tokens t JOIN accounts a ON a.localpart = t.localpart WHERE t.refresh_hash = $1`
+	// lockRefresh reads a pair of tokens and keeps others from taking its place at the same time.
+	lockRefresh = `UPDATE access_tokens SET replaces = replaces WHERE refresh_hash = $1
+	RETURNING id, localpart, device_id, replaces,
+	(SELECT a.locked FROM accounts a WHERE a.localpart = access_tokens.localpart),
+	(SELECT a.deactivated FROM accounts a WHERE a.localpart = access_tokens.localpart)`
 	updateTokenConfirmed  = `UPDATE access_tokens SET replaces = 0 WHERE id = $1`
 	deleteToken           = `DELETE FROM access_tokens WHERE id = $1 RETURNING token_hash`
 	deleteTokensReplacing = `DELETE FROM access_tokens WHERE replaces = $1 RETURNING token_hash`
@@ -120,15 +124,28 @@ func (s *Server) issueTokens(ctx context.Context, tx *sqldb.Tx, localpart string
 }
 
 // endTokens deletes tokens by a statement that returns their hashes, and makes
-// every node forget them after the commit.
+// every node forget them after the commit. It locks a counter, so call it late in a transaction.
 func (s *Server) endTokens(ctx context.Context, tx *sqldb.Tx, stmt string, args ...any) error {
 	hashes, err := queryHashes(ctx, tx, stmt, args...)
 	if err != nil {
 		return err
 	}
-	if len(hashes) > 0 {
-		tx.OnCommit(func() { s.sessions.forget(hashes) })
+	return s.forgetSessions(ctx, tx, hashes)
+}
+
+// forgetSessions makes every node forget what it keeps of tokens after the commit.
+func (s *Server) forgetSessions(ctx context.Context, tx *sqldb.Tx, hashes [][]byte) error {
+	if len(hashes) == 0 {
+		return nil
 	}
+	var pos int64
+	if s.cfg.Shared {
+		var err error
+		if pos, err = stream.Advance(ctx, tx, streamSessions, 1); err != nil {
+			return err
+		}
+	}
+	tx.OnCommit(func() { s.sessions.forget(hashes, pos) })
 	return nil
 }
 
@@ -228,8 +245,13 @@ func (s *Server) lookUpSession(ctx context.Context, hash []byte) (cachedSession,
 // until the new access token or refresh token is used.
 func (s *Server) confirmTokens(ctx context.Context, tokenID, replaced int64) error {
 	err := s.db.Update(ctx, func(tx *sqldb.Tx) error {
-		if _, err := tx.Exec(ctx, updateTokenConfirmed, tokenID); err != nil {
+		res, err := tx.Exec(ctx, updateTokenConfirmed, tokenID)
+		if err != nil {
 			return fmt.Errorf("confirming refreshed tokens: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			// Another refresh took its place since it was read.
+			return errors.Join(err, merr.UnknownToken("the access token is not known").With("soft_logout", false))
 		}
 		return s.endTokens(ctx, tx, deleteToken, replaced)
 	})

@@ -28,6 +28,8 @@ type job struct {
 	room    id.Room
 	// sure: the section is never empty.
 	sure bool
+	// again: what it has is no reason to answer; the client may know it.
+	again bool
 	// write writes the section's value; it reports false when there is nothing to
 	// tell, whatever it has written then is dropped.
 	write func(ctx context.Context, a *answer) (bool, error)
@@ -82,7 +84,7 @@ func (a *answer) next(ctx context.Context) error {
 		a.out.buf, a.section = a.out.buf[:mark], section
 		return nil
 	}
-	a.told = true
+	a.told = a.told || !j.again
 	return a.out.flush()
 }
 
@@ -107,7 +109,7 @@ func (a *answer) globals(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	presence, err := a.s.presenceSection(ctx, a.q, a.plan)
+	presence, news, err := a.s.presenceSection(ctx, a.q, a.plan)
 	if err != nil {
 		return err
 	}
@@ -119,7 +121,7 @@ func (a *answer) globals(ctx context.Context) error {
 	}
 	if len(presence) > 0 {
 		events(b, "presence", presence)
-		a.told = true
+		a.told = a.told || news
 	}
 	if devices.write(b) {
 		a.told = true

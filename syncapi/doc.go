@@ -20,7 +20,14 @@
 // A request that has nothing to tell waits in the notifier (notifier.go) under its user's name. One
 // goroutine turns the bus's wake-ups into users: the local members of rooms that got
 // an event, those who share a room with somebody whose devices changed. A wake-up may be lost; so a
-// sleeping request looks by itself from time to time.
+// sleeping request looks by itself from time to time, and where other processes write to the database a poller
+// looks for all of them (poll.go).
+//
+// # Several nodes
+//
+// What a node keeps in memory is right at a position: of the event stream (its tail says what changed), or of another
+// one (fence.go: what changed up to the position that a request answers from is forgotten first). The bus makes it
+// quick; nothing is wrong when it loses a message.
 //
 // # What is derived from events
 //
@@ -32,5 +39,7 @@
 // # In memory
 //
 // Typing and presence are kept in memory, bounded, and spread by the bus. Their positions in
-// a token are times, so those of an earlier process are simply old.
+// a token are times, so those of an earlier process are simply old. Where there are several processes, a token
+// also names the one that gave these two; another one tells all that it knows, and where typing ended
+// (sync.go, foreign). A node says every 20 seconds who syncs there, and nobody else takes those for gone (presence.go).
 package syncapi

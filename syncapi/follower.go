@@ -52,6 +52,7 @@ type follower struct {
 	s      *Server
 	signal chan struct{}
 	rules  *ruleCache
+	fence  *fence // of rules; nil where nobody else writes
 
 	mu     sync.Mutex
 	pos    int64 // up to here everything is judged
@@ -68,12 +69,14 @@ type derived struct {
 	read    map[unreadKey]bool
 	lowered map[unreadKey]unreadCount
 	unread  map[unreadKey]unreadChange
+	// cancelled: what was counted in the page was read in it, too. Another node may have stored a part of that.
+	cancelled bool
 	// rooms are those that a rule asked about, as they are now.
 	rooms map[nid.Room]*eventstore.Room
 }
 
 func (d *derived) empty() bool {
-	return len(d.relations)+len(d.redacted)+len(d.highlights)+len(d.read)+len(d.lowered)+len(d.unread) == 0
+	return !d.cancelled && len(d.relations)+len(d.redacted)+len(d.highlights)+len(d.read)+len(d.lowered)+len(d.unread) == 0
 }
 
 func newFollower(ctx context.Context, s *Server) (*follower, error) {
@@ -89,18 +92,35 @@ func newFollower(ctx context.Context, s *Server) (*follower, error) {
 	if err != nil {
 		return nil, err
 	}
+	if s.cfg.Shared {
+		f.fence = f.rulesFence()
+	}
 	return f, f.reload(ctx)
 }
 
 // reload reads the cursors.
 func (f *follower) reload(ctx context.Context) error {
-	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followEvents).Scan(&f.stored); err != nil {
-		return fmt.Errorf("followers: %w", err)
+	if err := f.reread(ctx); err != nil {
+		return err
 	}
 	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followBackfill).Scan(&f.back); err != nil {
 		return fmt.Errorf("followers: %w", err)
 	}
 	f.pos = f.stored
+	return nil
+}
+
+// reread reads the cursor of the event stream. Where another node moved it, that node also stored what this one
+// keeps in memory.
+func (f *follower) reread(ctx context.Context) error {
+	var stored int64
+	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followEvents).Scan(&stored); err != nil {
+		return fmt.Errorf("followers: %w", err)
+	}
+	if stored != f.stored {
+		f.s.unread.Clear()
+		f.pos, f.stored = stored, stored
+	}
 	return nil
 }
 
@@ -118,6 +138,11 @@ func (f *follower) heard(u bus.Update) {
 	default:
 		return
 	}
+	f.wake()
+}
+
+// wake makes run look for new events.
+func (f *follower) wake() {
 	select {
 	case f.signal <- struct{}{}:
 	default:
@@ -146,9 +171,9 @@ func (f *follower) run(ctx context.Context) {
 
 // work follows both logs to their ends.
 func (f *follower) work(ctx context.Context) {
-	end, err := stream.Position(ctx, f.s.db, stream.Events)
+	to, err := position(ctx, f.s.db)
 	if err == nil {
-		_, err = f.advance(ctx, end)
+		_, err = f.advance(ctx, to)
 	}
 	if err == nil {
 		err = f.advanceBackfilled(ctx)
@@ -164,22 +189,57 @@ func (f *follower) logged(ctx context.Context, err error) {
 
 // catchUp follows the event stream up to a position, unless it is far behind, so that what
 // is derived can be shown with its events. It returns how far it came.
-func (f *follower) catchUp(ctx context.Context, to int64) int64 {
+func (f *follower) catchUp(ctx context.Context, at vector) int64 {
 	f.mu.Lock()
-	pos := f.pos
+	pos, to := f.pos, at.Events
 	f.mu.Unlock()
 	if pos >= to || to-pos > followInline {
 		return min(pos, to)
 	}
-	pos, err := f.advance(ctx, to)
+	pos, err := f.advance(ctx, at)
 	f.logged(ctx, err)
 	return min(pos, to)
 }
 
-// advance follows the event stream up to a position.
-func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
+// followTo is catchUp for one who knows of no other positions than that of an event.
+func (s *Server) followTo(ctx context.Context, pos int64) error {
+	to := vector{Events: pos}
+	if s.cfg.Shared {
+		now, err := s.latest.read(ctx)
+		if err != nil {
+			return err
+		}
+		to.AccountData = now.AccountData
+		if err := s.follower.fence.reach(ctx, now.AccountData); err != nil { // the receipt may judge events again
+			return err
+		}
+	}
+	s.follower.catchUp(ctx, to)
+	return nil
+}
+
+// join looks whether other nodes did what this one is about to do, or changed what it is done by. The lock is held.
+func (f *follower) join(ctx context.Context, at vector) error {
+	if !f.s.cfg.Shared {
+		return nil
+	}
+	if err := f.reread(ctx); err != nil {
+		return err
+	}
+	return f.fence.reach(ctx, at.AccountData)
+}
+
+// advance follows the event stream up to a position. Rules are those of the position in the stream of account data,
+// or later ones.
+func (f *follower) advance(ctx context.Context, at vector) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
+	to := at.Events
+	if f.pos < to {
+		if err := f.join(ctx, at); err != nil {
+			return f.pos, err
+		}
+	}
 	for f.pos < to {
 		if err := ctx.Err(); err != nil {
 			return f.pos, err
@@ -205,7 +265,6 @@ func (f *follower) advance(ctx context.Context, to int64) (int64, error) {
 		}
 		switch err := f.store(ctx, d, followEvents, f.stored, end); {
 		case errors.Is(err, errMoved):
-			f.s.unread.Clear()
 			if err := f.reload(ctx); err != nil {
 				return f.pos, err
 			}

@@ -51,7 +51,7 @@ type env struct {
 	db       *sqldb.DB
 	r        *eventstore.Reader
 	w        *write.Writer
-	bus      *bus.Local
+	bus      bus.Bus
 	accounts *fakeAccounts
 	keys     *fakeKeys
 	todev    *fakeToDevice
@@ -82,8 +82,14 @@ func eachDB(t *testing.T, test func(t *testing.T, e *env)) {
 
 func newEnv(t *testing.T, db *sqldb.DB) *env {
 	t.Helper()
+	return newNode(t, db, bus.NewLocal(), nil)
+}
+
+// newNode is newEnv with a bus that others may share, and a change of the configuration.
+func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) *env {
+	t.Helper()
 	ctx := t.Context()
-	e := &env{t: t, db: db, bus: bus.NewLocal(), now: time.UnixMilli(1_700_000_000_000), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}
+	e := &env{t: t, db: db, bus: b, now: time.UnixMilli(1_700_000_000_000), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}
 	e.ok(stream.Migrate(ctx, db))
 	e.ok(eventstore.Migrate(ctx, db))
 	var err error
@@ -95,8 +101,12 @@ func newEnv(t *testing.T, db *sqldb.DB) *env {
 	quiet.SetOutput(io.Discard)
 	e.accounts = &fakeAccounts{e: e}
 	e.keys, e.todev, e.out = &fakeKeys{}, &fakeToDevice{}, &fakeOutbound{}
-	e.srv, err = New(ctx, Config{DB: db, Events: e.r, Bus: e.bus, Log: logrus.NewEntry(quiet), Now: e.clock, ServerName: "home",
-		Accounts: e.accounts, Keys: e.keys, ToDevice: e.todev, Outbound: e.out})
+	cfg := Config{DB: db, Events: e.r, Bus: e.bus, Log: logrus.NewEntry(quiet), Now: e.clock, ServerName: "home",
+		Accounts: e.accounts, Keys: e.keys, ToDevice: e.todev, Outbound: e.out}
+	if change != nil {
+		change(e, &cfg)
+	}
+	e.srv, err = New(ctx, cfg)
 	e.ok(err)
 	e.h = httpapi.NewHandler(httpapi.Config{Log: logrus.NewEntry(quiet), Auth: e.accounts, Now: e.clock}, e.srv.Routes())
 	runCtx, cancel := context.WithCancel(context.Background())
@@ -416,6 +426,18 @@ func (f *fakeAccounts) ListAccountData(_ context.Context, user id.User, from, to
 	for i, d := range f.data {
 		if f.of[i] == user && d.Pos > from && d.Pos <= to {
 			out = append(out, d)
+		}
+	}
+	return out, nil
+}
+
+func (f *fakeAccounts) ListRuleChanges(_ context.Context, from int64) ([]id.User, error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	var out []id.User
+	for i, d := range f.data {
+		if d.Room == "" && (d.Type == "m.push_rules" || d.Type == "m.ignored_user_list") && d.Pos > from {
+			out = append(out, f.of[i])
 		}
 	}
 	return out, nil

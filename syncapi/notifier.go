@@ -154,6 +154,7 @@ func addAll(set map[id.User]struct{}, users []string) map[id.User]struct{} {
 // run carries out wake-ups until ctx ends.
 func (n *notifier) run(ctx context.Context) {
 	cancel := bus.SubscribeUpdates(n.s.cfg.Bus, func(u bus.Update) {
+		n.s.poller.heard(u)
 		n.s.follower.heard(u)
 		n.take(u)
 	})
@@ -177,6 +178,9 @@ func (n *notifier) flush(ctx context.Context) {
 	n.mu.Unlock()
 	if p.empty() {
 		return
+	}
+	if p.all {
+		clear(n.members)
 	}
 	for room, changed := range p.rooms {
 		if changed {

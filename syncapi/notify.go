@@ -209,7 +209,10 @@ func (f *follower) sent(ctx context.Context, e *eventstore.Event, m eventstore.M
 		return thread, err
 	}
 	k := unreadKey{m.UserNID, e.RoomNID, thread}
-	delete(d.unread, k)
+	if _, ok := d.unread[k]; ok {
+		d.cancelled = f.s.cfg.Shared
+		delete(d.unread, k)
+	}
 	if _, ok := stored[thread]; ok {
 		if d.read == nil {
 			d.read = make(map[unreadKey]bool)

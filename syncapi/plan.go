@@ -72,7 +72,10 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.to.Notified = s.follower.catchUp(ctx, p.to.Events)
+	p.to.Notified = s.follower.catchUp(ctx, p.to)
+	if err := s.read.reach(ctx, p.to.Receipts); err != nil {
+		return nil, err
+	}
 	if err := c.notified(ctx); err != nil {
 		return nil, err
 	}
@@ -104,7 +107,7 @@ func (c *chooser) snapshot(ctx context.Context) error {
 func (c *chooser) begin(to vector) (done bool, err error) {
 	p, q := c.p, c.q
 	p.to = to
-	p.to.Typing, p.to.Presence = c.s.typing.position(), c.s.presence.position()
+	p.to.Typing, p.to.Presence, p.to.Node = c.s.typing.position(), c.s.presence.position(), c.s.node
 	if q.initial {
 		return false, nil
 	}
@@ -129,11 +132,13 @@ type chooser struct {
 	pieces    map[nid.Room]*piece
 	// late are rooms whose counts must be told.
 	late map[nid.Room]bool
+	// again are rooms of which typing alone is told, which the client may know.
+	again map[nid.Room]bool
 }
 
 // reset forgets what was chosen.
 func (c *chooser) reset() {
-	c.rooms, c.late = &roomSet{}, nil
+	c.rooms, c.late, c.again = &roomSet{}, nil, nil
 	c.concerned, c.newly = make(map[nid.Room]bool), make(map[nid.Room]bool)
 	c.rows, c.pieces = make(map[nid.Room]*eventstore.Room), make(map[nid.Room]*piece)
 }
@@ -251,6 +256,12 @@ func (c *chooser) ephemeral(ctx context.Context, q sqldb.Querier, r *eventstore.
 			}
 		}
 	}
+	if c.q.foreign != nil {
+		if err := c.typingAgain(ctx, r); err != nil {
+			return err
+		}
+		since = &vector{Typing: c.q.foreign.typing}
+	}
 	if to.Typing > since.Typing {
 		for _, room := range c.s.typing.changed(since.Typing) {
 			n, err := r.RoomNID(ctx, room)
@@ -265,8 +276,40 @@ func (c *chooser) ephemeral(ctx context.Context, q sqldb.Querier, r *eventstore.
 	return nil
 }
 
+// typingAgain finds the rooms of which typing is told because nobody knows whether the client knows.
+func (c *chooser) typingAgain(ctx context.Context, r *eventstore.Reader) error {
+	var list []nid.Room
+	if c.q.foreign.blank {
+		list = c.rooms.rooms
+	} else {
+		for _, room := range c.s.typing.changed(0) {
+			n, err := r.RoomNID(ctx, room)
+			if err != nil {
+				return err
+			}
+			list = append(list, n)
+		}
+	}
+	if c.again == nil {
+		c.again = make(map[nid.Room]bool)
+	}
+	for _, n := range list {
+		if _, there := c.concerned[n]; there {
+			continue
+		}
+		if err := c.touch(ctx, n); err != nil {
+			return err
+		}
+		if _, there := c.concerned[n]; there {
+			c.again[n] = true
+		}
+	}
+	return nil
+}
+
 // touch notes that a room has something new that is no event.
 func (c *chooser) touch(ctx context.Context, n nid.Room) error {
+	delete(c.again, n)
 	if c.concerned[n] || !c.rooms.has(n) {
 		return nil
 	}
@@ -485,19 +528,19 @@ func (c *chooser) notified(ctx context.Context) error {
 func (c *chooser) addJobs() {
 	p := c.p
 	for _, r := range p.joined {
-		p.jobs = append(p.jobs, job{"join", r.ID, r.newly || c.q.fullState, r.write})
+		p.jobs = append(p.jobs, job{"join", r.ID, r.newly || c.q.fullState, c.again[r.NID], r.write})
 	}
 	for section, membership := range map[string]eventstore.Membership{"invite": eventstore.Invite, "knock": eventstore.Knock} {
 		for _, m := range p.invited {
 			if m.Membership == membership {
-				p.jobs = append(p.jobs, job{section, m.RoomID, false, func(ctx context.Context, a *answer) (bool, error) {
+				p.jobs = append(p.jobs, job{section, m.RoomID, false, false, func(ctx context.Context, a *answer) (bool, error) {
 					return a.writeInvite(ctx, m)
 				}})
 			}
 		}
 	}
 	for _, r := range p.left {
-		p.jobs = append(p.jobs, job{"leave", r.id, false, r.write})
+		p.jobs = append(p.jobs, job{"leave", r.id, false, false, r.write})
 	}
 }
 

@@ -40,6 +40,17 @@ const (
 	maxArrivals = 500
 )
 
+const (
+	// topicActive carries who syncs on a node, for the others; with Config.Shared only.
+	topicActive = "presence.active"
+	// activeEvery is how often a node says so of a user, activeLost for how long others believe it.
+	activeEvery = 20 * time.Second
+	activeLost  = 75 * time.Second
+	// yieldOffline and yieldIdle are how much longer those wait who are not to decide about a user.
+	yieldOffline = 30 * time.Second
+	yieldIdle    = time.Minute
+)
+
 // presence knows who is there. It lives in memory; the bus spreads it.
 //
 // spec: client-server §11.7 (Presence)
@@ -68,6 +79,9 @@ type userPresence struct {
 	// idle: unavailable because nothing happened, not because the user said so.
 	idle bool
 	told time.Time // when other servers were told
+
+	// heard is when another node last said that the user is there, said when this one did.
+	heard, said time.Time
 }
 
 func newPresence(s *Server) *presence {
@@ -129,6 +143,22 @@ type presenceChange struct {
 	Status string  `json:"s,omitempty"`
 	Active int64   `json:"a,omitempty"` // ms
 	Stamp  int64   `json:"v"`
+	Idle   bool    `json:"i,omitempty"`
+}
+
+// activeUsers is what a node says of those who sync there.
+type activeUsers struct {
+	Node  int64            `json:"n"`
+	Users []presenceChange `json:"u"`
+}
+
+// of gives what is said of a user. The lock is held.
+func (u *userPresence) of(user id.User) presenceChange {
+	c := presenceChange{User: user, State: u.state, Status: u.status, Stamp: u.stamp, Idle: u.idle}
+	if !u.active.IsZero() {
+		c.Active = u.active.UnixMilli()
+	}
+	return c
 }
 
 // entry gives the record of a user, making it where there is room for one; else nil. The lock is held.
@@ -177,10 +207,7 @@ func (p *presence) update(ctx context.Context, user id.User, change func(u *user
 	}
 	state, status := change(u)
 	news := p.set(u, state, status)
-	msg := presenceChange{User: user, State: u.state, Status: u.status, Stamp: u.stamp}
-	if !u.active.IsZero() {
-		msg.Active = u.active.UnixMilli()
-	}
+	msg := u.of(user)
 	if news {
 		u.told = p.s.now()
 	}
@@ -263,11 +290,15 @@ func (p *presence) run(ctx context.Context) {
 		p.apply(msg)
 	})
 	defer cancel()
+	if p.s.cfg.Shared {
+		defer p.s.cfg.Bus.Subscribe(topicActive, p.hearActive)()
+	}
 	tick := time.NewTicker(presenceTick)
 	defer tick.Stop()
 	for {
 		select {
 		case <-tick.C:
+			p.sayActive(p.s.now())
 			p.expire(ctx, p.s.now())
 		case <-ctx.Done():
 			return
@@ -299,13 +330,99 @@ func (p *presence) apply(msg presenceChange) {
 // put takes a change from elsewhere, and wakes who waits for it. The lock is held.
 func (p *presence) put(u *userPresence, msg presenceChange) {
 	news := p.set(u, msg.State, msg.Status)
-	u.seen, u.stamp = p.s.now(), msg.Stamp
+	u.stamp, u.idle = msg.Stamp, msg.Idle
+	if p.s.cfg.Shared && p.s.isLocal(msg.User) {
+		u.heard, u.told = p.s.now(), p.s.now() // the node that said it told other servers
+	} else {
+		u.seen = p.s.now()
+	}
 	if msg.Active != 0 {
 		u.active = time.UnixMilli(msg.Active)
 	}
 	if news {
 		p.wake(msg.User)
 	}
+}
+
+// sayActive tells other nodes who syncs here, so that they do not think the user gone.
+func (p *presence) sayActive(now time.Time) {
+	if !p.s.cfg.Shared {
+		return
+	}
+	msg := activeUsers{Node: p.s.node}
+	p.mu.Lock()
+	for user, u := range p.users {
+		// Half a tick: the time between two ticks is not exact.
+		if u.state == presenceOffline || u.syncs == 0 && now.Sub(u.seen) >= activeEvery || now.Sub(u.said) < activeEvery-presenceTick/2 || !p.s.isLocal(user) {
+			continue
+		}
+		u.said = now
+		msg.Users = append(msg.Users, u.of(user))
+	}
+	p.mu.Unlock()
+	for part := range slices.Chunk(msg.Users, maxPresencePush) {
+		data, err := json.Marshal(activeUsers{msg.Node, part})
+		if err != nil {
+			return // strings and numbers only: cannot happen
+		}
+		p.s.cfg.Bus.Publish(topicActive, data)
+	}
+}
+
+// hearActive takes what another node says of those who sync there. It also repairs what was lost.
+func (p *presence) hearActive(data []byte) {
+	var msg activeUsers
+	if err := json.Unmarshal(data, &msg); err != nil {
+		p.s.log.WithError(err).Warn("unreadable presence message on the bus")
+		return
+	}
+	if msg.Node == p.s.node {
+		return
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	for _, c := range msg.Users {
+		u := p.entry(c.User)
+		if u == nil {
+			continue
+		}
+		if c.Stamp > u.stamp {
+			p.put(u, c)
+		}
+		u.heard = p.s.now()
+		if at := time.UnixMilli(c.Active); c.Active != 0 && at.After(u.active) {
+			u.active = at
+		}
+	}
+}
+
+// decides tells whether this node is the one that says first that a user is gone, or idle.
+func (p *presence) decides(user id.User) bool {
+	return p.s.cfg.Shares == nil || p.s.cfg.Shares.Owns("syncapi", "presence/"+string(user))
+}
+
+// gone tells whether a user is not there any more, as far as this node can know. The lock is held.
+func (p *presence) gone(user id.User, u *userPresence, now time.Time) bool {
+	switch {
+	case u.syncs != 0:
+		return false
+	case !p.s.isLocal(user):
+		return now.Sub(u.seen) >= remoteAfter
+	case !p.s.cfg.Shared:
+		return now.Sub(u.seen) >= offlineAfter
+	}
+	lost := func(wait time.Duration) bool {
+		return now.Sub(u.seen) >= offlineAfter+wait && now.Sub(u.heard) >= activeLost+wait
+	}
+	return lost(0) && (p.decides(user) || lost(yieldOffline))
+}
+
+// idles tells whether a local user does nothing any more. The lock is held.
+func (p *presence) idles(user id.User, u *userPresence, now time.Time) bool {
+	if u.state != presenceOnline || u.active.IsZero() || now.Sub(u.active) < idleAfter {
+		return false
+	}
+	return !p.s.cfg.Shared || p.decides(user) || now.Sub(u.active) >= idleAfter+yieldIdle
 }
 
 // expire changes the presence of those of whom nothing was heard, and tells other servers
@@ -318,22 +435,19 @@ func (p *presence) expire(ctx context.Context, now time.Time) {
 		if u.state == presenceOffline {
 			continue
 		}
-		state, wait := u.state, offlineAfter
+		state := u.state
 		local := p.s.isLocal(user)
-		if !local {
-			wait = remoteAfter
-		}
 		switch {
-		case u.syncs == 0 && now.Sub(u.seen) >= wait:
+		case p.gone(user, u, now):
 			state = presenceOffline
-		case local && u.state == presenceOnline && !u.active.IsZero() && now.Sub(u.active) >= idleAfter:
+		case local && p.idles(user, u, now):
 			state, u.idle = presenceUnavailable, true
-		case local && now.Sub(u.told) >= resendAfter:
+		case local && now.Sub(u.told) >= resendAfter && p.decides(user):
 			u.told = now
 			again = append(again, user)
 		}
 		if p.set(u, state, u.status) {
-			changed = append(changed, presenceChange{User: user, State: state, Status: u.status, Stamp: u.stamp})
+			changed = append(changed, u.of(user))
 			u.told = now
 		}
 	}
@@ -355,8 +469,8 @@ func (p *presence) expire(ctx context.Context, now time.Time) {
 }
 
 // presenceSection makes the presence events of a sync: of users who share a room with the
-// user, and whose presence changed, or who are new to the user.
-func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) ([][]byte, error) {
+// user, and whose presence changed, or who are new to the user. It reports whether that is a reason to answer.
+func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) (list [][]byte, news bool, err error) {
 	since := q.since.Presence
 	if q.initial {
 		since = 0
@@ -365,11 +479,15 @@ func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) (
 	fresh := p.arrivals(q)
 	came := slices.ContainsFunc(p.joined, func(r *joinedRoom) bool { return len(r.moved) > 0 })
 	if len(ask)+len(fresh) == 0 && !came {
-		return nil, nil
+		return nil, false, nil
+	}
+	lately := ask
+	if q.foreign != nil {
+		lately = s.presence.since(q.foreign.presence)
 	}
 	sharing, err := s.sharing(ctx, q.user, ask)
 	if err != nil {
-		return nil, err
+		return nil, false, err
 	}
 	if ask[q.user] {
 		sharing[q.user] = true
@@ -383,7 +501,7 @@ func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) (
 			return nil
 		}, eventstore.Join)
 		if err != nil {
-			return nil, err
+			return nil, false, err
 		}
 	}
 	for _, r := range p.joined {
@@ -398,15 +516,15 @@ func (s *Server) presenceSection(ctx context.Context, q *syncRequest, p *plan) (
 		users = append(users, u)
 	}
 	slices.Sort(users)
-	var out [][]byte
 	for _, u := range users {
 		known, ok := s.presence.get(u)
 		if !ok || q.initial && known.State == presenceOffline || !q.filter.Presence.allowsSender(string(u)) || !q.filter.Presence.allowsType(eduPresence) || p.ignored[u] {
 			continue
 		}
-		out = append(out, presenceEvent(known))
+		list = append(list, presenceEvent(known))
+		news = news || lately[u] || !ask[u]
 	}
-	return out, nil
+	return list, news, nil
 }
 
 // arrivals gives the small rooms that are new to the user, or got members.

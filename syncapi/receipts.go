@@ -26,7 +26,8 @@ const (
 	upsertReceiptSQL = `INSERT INTO receipts (pos, room_nid, private, ts, event_pos, user_id, thread, event_id)
 		VALUES ($1, $2, $3, $4, $5, $6, $7, $8)
 		ON CONFLICT (room_nid, user_id, private, thread) DO UPDATE SET pos = excluded.pos, ts = excluded.ts,
-			event_pos = excluded.event_pos, event_id = excluded.event_id`
+			event_pos = excluded.event_pos, event_id = excluded.event_id
+			WHERE excluded.event_pos = 0 OR receipts.event_pos < excluded.event_pos`
 	deleteReceiptsSQL = `DELETE FROM receipts WHERE user_id = $1`
 )
 
@@ -167,9 +168,13 @@ func (s *Server) storeReceipt(ctx context.Context, room *eventstore.Room, r rece
 		if err != nil {
 			return err
 		}
-		_, err = tx.Exec(ctx, upsertReceiptSQL, pos, int64(room.NID), private, r.ts, eventPos, string(r.user), r.thread, string(r.event))
+		// Since the look above another node may have stored one that is further on.
+		res, err := tx.Exec(ctx, upsertReceiptSQL, pos, int64(room.NID), private, r.ts, eventPos, string(r.user), r.thread, string(r.event))
 		if err != nil {
 			return fmt.Errorf("storing a receipt: %w", err)
+		}
+		if n, err := res.RowsAffected(); err != nil || n == 0 {
+			return err
 		}
 		if err := effect.store(ctx, tx, s); err != nil {
 			return err
@@ -271,7 +276,10 @@ func (s *Server) mark(ctx context.Context, room *eventstore.Room, user id.User, 
 		return merr.NotFound("the event %s is not in the room %s", event, room.ID)
 	}
 	r := receipt{user: user, private: typ == readPrivate, thread: thread, event: event, ts: s.nowMS()}
-	s.follower.catchUp(ctx, e.StreamPos) // or its notification would come after the receipt
+	// Or its notification would come after the receipt.
+	if err := s.followTo(ctx, e.StreamPos); err != nil {
+		return err
+	}
 	news, err := s.setReceipt(ctx, room, r, e.StreamPos)
 	if err != nil || !news || r.private {
 		return err

@@ -10,7 +10,6 @@ import (
 	"weft/internal/httpapi"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
-	"weft/internal/stream"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
@@ -95,11 +94,11 @@ func (s *Server) readRelations(ctx context.Context, q relationsQuery, limit int)
 
 // followNow lets the follower catch up with all that is committed.
 func (s *Server) followNow(ctx context.Context) error {
-	end, err := stream.Position(ctx, s.db, stream.Events)
+	to, err := position(ctx, s.db)
 	if err != nil {
 		return err
 	}
-	s.follower.catchUp(ctx, end)
+	s.follower.catchUp(ctx, to)
 	return nil
 }
 

@@ -5,6 +5,7 @@ import (
 	"embed"
 	"errors"
 	"fmt"
+	"math/rand/v2"
 	"sync"
 	"time"
 
@@ -37,12 +38,23 @@ type Config struct {
 	ServerName id.Server
 	Metrics    prometheus.Registerer // may be nil
 	Upkeep     *upkeep.Keeper        // may be nil: nothing is removed
+	// Shared says that other processes write to the database as well, and that the bus may lose what they say.
+	Shared bool
+	// Shares says which of the processes does what one is to do; nil: this one does all.
+	Shares Shares
+	// PollInterval is how often the positions of all streams are looked at for what the bus lost, with Shared; 0: 500 ms.
+	PollInterval time.Duration
 
 	Accounts clientapi.Accounts
 	Keys     keyapi.Keys
 	ToDevice keyapi.ToDevice
 	Rooms    roomapi.Rooms   // may be nil: no backfill
 	Outbound fedapi.Outbound // may be nil: no federation
+}
+
+// Shares divides work among processes. An answer may be wrong for a while, and two may own the same.
+type Shares interface {
+	Owns(component, key string) bool
 }
 
 // Server is the sync API component. It implements api.Sync.
@@ -58,6 +70,9 @@ type Server struct {
 	presence *presence
 	sent     *sentMembers
 	follower *follower
+	poller   *poller // nil where nobody else writes
+	node     int64   // names this process in tokens; 0 where nobody else writes
+	begun    time.Time
 	// What /sync of one user shares with those of others.
 	latest    *positions
 	tail      *eventstore.Tail
@@ -65,6 +80,7 @@ type Server struct {
 	pieces    *pieces
 	residents *residentLists
 	unread    *unreadCache
+	read      *fence // of unread; nil where nobody else writes
 	ignored   *cache.Cache[id.User, ignoredAt]
 }
 
@@ -79,6 +95,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 		return nil, fmt.Errorf("migrating the sync API's tables: %w", err)
 	}
 	s := &Server{cfg: cfg, db: cfg.DB, events: cfg.Events, log: cfg.Log, now: cfg.Now, receipts: cfg.DB.Group("receipts")}
+	s.begun = s.now()
 	s.notifier = newNotifier(s)
 	s.typing = newTyping(s)
 	s.presence = newPresence(s)
@@ -96,6 +113,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	}
 	if s.unread, err = newUnreadCache(s.now); err != nil {
 		return nil, err
+	}
+	if cfg.Shared {
+		s.read, s.poller, s.node = s.unreadFence(), newPoller(s), 1+rand.Int64N(maxNode)
 	}
 	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
@@ -127,7 +147,11 @@ func (s *Server) register(r prometheus.Registerer) error {
 // requests, follows the event stream, and lets typing and presence run out.
 func (s *Server) Run(ctx context.Context) error {
 	var wg sync.WaitGroup
-	for _, part := range []func(context.Context){s.notifier.run, s.typing.run, s.presence.run, s.follower.run} {
+	parts := []func(context.Context){s.notifier.run, s.typing.run, s.presence.run, s.follower.run}
+	if s.poller != nil {
+		parts = append(parts, s.poller.run)
+	}
+	for _, part := range parts {
 		wg.Add(1)
 		go func() {
 			defer wg.Done()
@@ -137,6 +161,9 @@ func (s *Server) Run(ctx context.Context) error {
 	wg.Wait()
 	return nil
 }
+
+// maxNode bounds the numbers of processes: five characters in a token.
+const maxNode = 36*36*36*36*36 - 1
 
 // nowMS is the time in milliseconds.
 func (s *Server) nowMS() int64 { return s.now().UnixMilli() }

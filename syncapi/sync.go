@@ -29,6 +29,25 @@ type syncRequest struct {
 	stateAfter bool
 	timeout    time.Duration
 	presence   string
+	foreign    *foreign // nil: the token is this process's
+}
+
+// foreign is what a request is to know whose token another process gave. What that process knew of typing and presence is
+// not known here, so all that is known here is told; but only what is new since the request came is a reason to
+// answer, or a client that goes from node to node would be answered at once each time.
+type foreign struct {
+	typing, presence int64 // positions when the request came
+	// blank: this process is too young to know where typing ended, so rooms that it knows nothing of are told, too.
+	blank bool
+}
+
+// meet looks whose token a request brings.
+func (s *Server) meet(q *syncRequest) {
+	if q.initial || q.since.Node == s.node {
+		return
+	}
+	q.foreign = &foreign{s.typing.position(), s.presence.position(), s.node != 0 && s.now().Sub(s.begun) < maxTyping}
+	q.since.Typing, q.since.Presence, q.since.Node = 0, 0, s.node
 }
 
 // whole tells that rooms are shown with all of their state.
@@ -85,6 +104,7 @@ func (s *Server) parseSync(ctx context.Context, r *httpapi.Request) (*syncReques
 		if q.since, err = parseVector(since); err != nil {
 			return nil, err
 		}
+		s.meet(q)
 	}
 	if q.filter, err = s.syncFilter(ctx, q.user, r.Query().Get("filter")); err != nil {
 		return nil, err

@@ -14,22 +14,30 @@ import (
 )
 
 // vector is a point in all streams: what a sync token stands for. Typing and Presence
-// are times in milliseconds; Notified is how far the follower had read.
+// are times in milliseconds; Notified is how far the follower had read. Node is the process that gave Typing and
+// Presence, which mean nothing to another one; 0 where there is no other.
 type vector struct {
-	Events, Receipts, AccountData, ToDevice, DeviceLists, Typing, Presence, Notified int64
+	Events, Receipts, AccountData, ToDevice, DeviceLists, Typing, Presence, Notified, Node int64
 }
 
 // vectorPrefix begins a sync token and names the version of its form.
 const vectorPrefix = "s1_"
 
 func (v *vector) fields() []*int64 {
-	return []*int64{&v.Events, &v.Receipts, &v.AccountData, &v.ToDevice, &v.DeviceLists, &v.Typing, &v.Presence, &v.Notified}
+	return []*int64{&v.Events, &v.Receipts, &v.AccountData, &v.ToDevice, &v.DeviceLists, &v.Typing, &v.Presence, &v.Notified, &v.Node}
 }
+
+// leastFields is how many fields a token has without the last.
+const leastFields = 8
 
 // String gives the token.
 func (v vector) String() string {
 	out := append(make([]byte, 0, 64), vectorPrefix...)
-	for i, f := range v.fields() {
+	fields := v.fields()
+	if v.Node == 0 {
+		fields = fields[:leastFields]
+	}
+	for i, f := range fields {
 		if i > 0 {
 			out = append(out, '_')
 		}
@@ -48,7 +56,7 @@ func parseVector(token string) (vector, error) {
 	}
 	parts := strings.Split(rest, "_")
 	fields := v.fields()
-	if len(parts) != len(fields) {
+	if len(parts) != leastFields && len(parts) != len(fields) {
 		return v, bad
 	}
 	for i, p := range parts {

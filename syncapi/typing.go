@@ -122,7 +122,8 @@ func (t *typing) apply(m typingMessage) {
 	t.mu.Lock()
 	r := t.rooms[m.Room]
 	if r == nil {
-		if m.Until == 0 || len(t.rooms) >= maxTypingRooms {
+		// That typing ended is worth knowing also here: the client of another node may have seen it begin.
+		if m.Until == 0 && !t.s.cfg.Shared || len(t.rooms) >= maxTypingRooms {
 			t.mu.Unlock()
 			return
 		}
@@ -130,11 +131,11 @@ func (t *typing) apply(m typingMessage) {
 		t.rooms[m.Room] = r
 	}
 	_, was := r.until[m.User]
-	news := false
+	news := r.changed == 0
 	switch {
 	case m.Until == 0:
 		delete(r.until, m.User)
-		news = was
+		news = news || was
 	case was || len(r.until) < maxTypists:
 		r.until[m.User] = time.UnixMilli(m.Until)
 		news = !was

@@ -31,6 +31,10 @@ type Accounts interface {
 	// ListAccountData lists the pieces that changed after stream position from,
 	// up to and including to.
 	ListAccountData(ctx context.Context, user id.User, from, to int64) ([]AccountData, error)
+	// ListRuleChanges lists the local users whose push rules or ignored users
+	// changed after a position of the stream of account data. One who changed
+	// both is named twice.
+	ListRuleChanges(ctx context.Context, from int64) ([]id.User, error)
 	// CreateAccount registers a local user.
 	CreateAccount(ctx context.Context, req CreateAccount) error
 	// SetPassword changes a local user's password.

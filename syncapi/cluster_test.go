@@ -1,0 +1,391 @@
+package syncapi
+
+import (
+	"context"
+	"encoding/json"
+	"runtime"
+	"strings"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"weft/internal/bus"
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/internal/stream"
+	"weft/matrix/id"
+)
+
+// wire is a node's end of a bus between two nodes. What a node publishes it hears itself; its peer hears it
+// unless the wire is cut.
+type wire struct {
+	*bus.Local
+	peer *wire
+	cut  *atomic.Bool
+}
+
+// newWires makes both ends.
+func newWires() (a, b *wire) {
+	cut := new(atomic.Bool)
+	a, b = &wire{Local: bus.NewLocal(), cut: cut}, &wire{Local: bus.NewLocal(), cut: cut}
+	a.peer, b.peer = b, a
+	return a, b
+}
+
+// Publish implements bus.Bus.
+func (w *wire) Publish(topic string, data []byte) {
+	w.Local.Publish(topic, data)
+	if !w.cut.Load() {
+		w.peer.Local.Publish(topic, data)
+	}
+}
+
+// pair is two nodes over one database. They share the fakes of the other components.
+type pair struct {
+	a, b *env
+	// cut loses what one node publishes on the way to the other.
+	cut *atomic.Bool
+}
+
+// eachPair runs a test with two nodes, on both databases.
+func eachPair(t *testing.T, test func(t *testing.T, p pair)) {
+	t.Helper()
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		url := newURL()
+		dbA := sqldbtest.Open(t, url)
+		dbB := dbA // SQLite has one process
+		if dbA.Dialect() == sqldb.Postgres {
+			dbB = sqldbtest.Open(t, url)
+		}
+		wa, wb := newWires()
+		a := newNode(t, dbA, wa, func(_ *env, c *Config) { c.Shared, c.Shares, c.PollInterval = true, owner(false), 20*time.Millisecond })
+		b := newNode(t, dbB, wb, func(e *env, c *Config) {
+			c.Shared, c.Shares, c.PollInterval = true, owner(true), 20*time.Millisecond
+			e.keys, e.todev, e.out = a.keys, a.todev, a.out
+			e.accounts = a.accounts
+			c.Accounts, c.Keys, c.ToDevice, c.Outbound = a.accounts, a.keys, a.todev, a.out
+		})
+		test(t, pair{a, b, wa.cut})
+	})
+}
+
+// at is a room as another node writes it.
+func (r *room) at(e *env) *room {
+	other := *r
+	other.env = e
+	return &other
+}
+
+// until waits for a condition.
+func until(t *testing.T, what string, ok func() bool) {
+	t.Helper()
+	for end := time.Now().Add(20 * time.Second); !ok(); runtime.Gosched() {
+		if time.Now().After(end) {
+			t.Fatalf("in vain waited until %s", what)
+		}
+	}
+}
+
+// A node that looked at a receipt before another node moved it on must not move it back.
+func TestReceiptsOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		first, second, third := r.say(alice, "1"), r.say(alice, "2"), r.say(alice, "3")
+		p.a.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(first.ID)), obj{})
+		begun, posted := make(chan struct{}), make(chan reply, 1)
+		go func() {
+			<-begun
+			posted <- p.b.do(bob, "POST", r.path("/receipt/m.read/"+string(second.ID)), obj{})
+		}()
+		p.a.ok(p.a.db.Update(t.Context(), func(tx *sqldb.Tx) error { // as node a does for the third
+			pos, err := stream.Advance(t.Context(), tx, stream.Receipts, 1)
+			if err != nil {
+				return err
+			}
+			close(begun)
+			if p.a.db.Dialect() == sqldb.Postgres {
+				until(t, "the other node waits for the counter", p.b.waits)
+			}
+			_, err = tx.Exec(t.Context(), upsertReceiptSQL, pos, int64(r.nid), 0, 1, third.StreamPos, string(bob), "", string(third.ID))
+			return err
+		}))
+		expect(t, "status", (<-posted).status, 200)
+		var at int64
+		p.a.ok(p.a.db.QueryRow(t.Context(), receiptPosSQL, int64(r.nid), string(bob), 0, "").Scan(&at))
+		expect(t, "receipt", at, third.StreamPos)
+	})
+}
+
+// waits tells whether a statement waits for a lock (PostgreSQL).
+func (e *env) waits() bool {
+	var n int
+	e.ok(e.db.QueryRow(context.Background(), `SELECT COUNT(*) FROM pg_locks WHERE NOT granted`).Scan(&n))
+	return n > 0
+}
+
+// unheard gives a node whose writers tell nobody.
+func (e *env) unheard() *env {
+	return &env{t: e.t, db: e.db, r: e.r, w: e.w, bus: bus.NewLocal(), accounts: e.accounts, key: e.key, now: e.clock()}
+}
+
+func (e *env) unread(user id.User, r *room, since string) string {
+	e.t.Helper()
+	n := e.sync(user, since).in("join", r, "unread_notifications")
+	return n.Get("notification_count").Raw + "/" + n.Get("highlight_count").Raw
+}
+
+// Counts that a node remembers are old when the receipt went to another node.
+func TestUnreadCountsOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		for _, cut := range []bool{false, true} {
+			p.cut.Store(cut)
+			last := r.say(alice, "one")
+			expect(t, "counts", p.a.unread(bob, r, ""), "1/0")
+			expect(t, "on the other node", p.b.unread(bob, r, ""), "1/0")
+			since := p.a.sync(bob, "").next()
+			p.b.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(last.ID)), obj{})
+			expect(t, "after a receipt elsewhere", p.a.unread(bob, r, since), "0/0")
+			expect(t, "in a first sync", p.a.unread(bob, r, ""), "0/0")
+		}
+	})
+}
+
+// What another node's follower stored replaces what this one remembers.
+func TestFollowersOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		p.a.sync(bob, "")
+		p.b.sync(bob, "")
+		quiet := r.at(p.a.unheard())
+		quiet.say(alice, "one")
+		expect(t, "counted on one", p.a.unread(bob, r, ""), "1/0")
+		expect(t, "not counted again", p.b.unread(bob, r, ""), "1/0")
+		two := quiet.say(alice, "two")
+		expect(t, "counted on the other", p.b.unread(bob, r, ""), "2/0")
+		expect(t, "and on the first", p.a.unread(bob, r, ""), "2/0")
+		p.b.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(two.ID)), obj{})
+		expect(t, "read", p.a.unread(bob, r, ""), "0/0")
+		quiet.say(alice, "three")
+		expect(t, "counted before the answer", p.b.unread(bob, r, ""), "1/0")
+		quiet.say(bob, "answer")
+		expect(t, "read by the answer", p.a.unread(bob, r, ""), "0/0")
+		quiet.say(alice, "four")
+		expect(t, "one more", p.b.unread(bob, r, ""), "1/0")
+	})
+}
+
+// A node that did not hear of changed rules must not judge by the old ones.
+func TestRulesOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		r.say(alice, "one")
+		expect(t, "on one node", p.a.unread(bob, r, ""), "1/0")
+		expect(t, "on the other", p.b.unread(bob, r, ""), "1/0")
+		quiet := r.at(p.a.unheard())
+		quiet.say(alice, "two")
+		expect(t, "judged there", p.b.unread(bob, r, ""), "2/0")
+		p.cut.Store(true)
+		p.a.ok(p.a.accounts.SetAccountData(t.Context(), bob, "", "m.push_rules", json.RawMessage(`{"global":{}}`)))
+		quiet.say(alice, "three")
+		expect(t, "muted", p.b.unread(bob, r, ""), "2/0")
+	})
+}
+
+// What the bus lost is found by looking, and what it told of is not carried out again.
+func TestPoller(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r, other := p.a.newRoom(alice), p.a.newRoom(alice)
+		r.member(bob, "join")
+		p.a.sync(bob, "")
+		poll := newPoller(p.b.srv)
+		wa, _ := newWires()
+		cancel := bus.SubscribeUpdates(wa, poll.heard)
+		defer cancel()
+		p.b.ok(poll.look(t.Context()))
+		lost := func() []bus.Update {
+			t.Helper()
+			now, err := position(t.Context(), p.b.db)
+			p.b.ok(err)
+			out, err := poll.lost(t.Context(), poll.done, now)
+			p.b.ok(err)
+			poll.done = now
+			return out
+		}
+		heard := func(s stream.Name, pos int64) {
+			t.Helper()
+			until(t, "the message is there", func() bool {
+				poll.mu.Lock()
+				defer poll.mu.Unlock()
+				_, ok := poll.told[s][pos]
+				return ok || poll.ends[s] == pos || poll.rooms[r.id] == pos
+			})
+		}
+		expect(t, "nothing new", len(lost()), 0)
+		told, quiet := r.at(p.a.unheard()), r.at(p.a.unheard())
+		told.bus = wa
+		e := told.say(alice, "told")
+		heard(stream.Events, e.StreamPos)
+		expect(t, "told", len(lost()), 0)
+		e = quiet.say(alice, "lost")
+		expect(t, "lost", lost(), []bus.Update{{Stream: stream.Events, Pos: e.StreamPos, Rooms: []string{string(r.id)}}})
+		e = told.say(alice, "told")
+		heard(stream.Events, e.StreamPos)
+		last := other.at(quiet.env).say(alice, "lost before")
+		expect(t, "one of two", lost(), []bus.Update{{Stream: stream.Events, Pos: last.StreamPos, Rooms: []string{string(other.id)}}})
+		quiet.member(bob, "leave")
+		expect(t, "a membership", lost(), []bus.Update{{}})
+		for _, s := range []stream.Name{stream.Receipts, stream.AccountData, stream.ToDevice, stream.DeviceLists} {
+			p.b.keys.changed = append(p.b.keys.changed, carol, carol)
+			told.move(s, 1, alice)
+			heard(s, 1)
+			expect(t, "told of "+string(s), len(lost()), 0)
+			quiet.move(s, 1, alice)
+			expect(t, "lost of "+string(s), len(lost()), 1)
+		}
+	})
+}
+
+// A request that sleeps on one node is woken by what happens on another, also when the bus loses all.
+func TestWakingWithoutBus(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		since := p.b.sync(bob, "").next()
+		p.cut.Store(true)
+		got := make(chan reply, 1)
+		go func() { got <- p.b.do(bob, "GET", v3+"/sync?timeout=300000&since="+since, nil) }()
+		until(t, "it sleeps", func() bool { return p.b.srv.notifier.waiting() == 1 })
+		r.say(alice, "hello")
+		begin := time.Now()
+		expect(t, "told", bodies((<-got).in("join", r, "timeline.events")), "hello")
+		if took := time.Since(begin); took > pollInterval/2 {
+			t.Errorf("woken after %v", took)
+		}
+	})
+}
+
+// Who comes from another node is told who types, and that typing ended, though the positions of nodes say nothing
+// to each other.
+func TestTypingOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		types := func(on bool) {
+			t.Helper()
+			p.a.want(alice, 200, "", "PUT", r.path("/typing/"+string(alice)), obj{"typing": on, "timeout": 100000})
+		}
+		users := func(a reply) string { return a.in("join", r, "ephemeral.events.0.content.user_ids").Raw }
+		const one, none = `["@alice:home"]`, `[]`
+		known := func(n int) {
+			t.Helper()
+			until(t, "the other node knows", func() bool {
+				list, ok := p.b.srv.typing.typists(r.id, 0, true)
+				return ok && len(list) == n
+			})
+		}
+		since := p.a.sync(bob, "").next()
+		p.cut.Store(true)
+		types(true)
+		got := p.a.sync(bob, since)
+		expect(t, "types", users(got), one)
+		types(false)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended, to a young process that knows nothing", users(got), none)
+		expect(t, "once", p.b.sync(bob, got.next()).in("join", r, "").Exists(), false)
+
+		p.a.advance(2 * maxTyping)
+		p.b.advance(2 * maxTyping)
+		got = p.a.sync(bob, got.next())
+		types(true)
+		got = p.a.sync(bob, got.next())
+		expect(t, "types again", users(got), one)
+		p.cut.Store(false)
+		types(false)
+		known(0)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended, to a process that did not know of the begin", users(got), none)
+		types(true)
+		known(1)
+		got = p.a.sync(bob, got.next())
+		expect(t, "back on the first", users(got), one)
+		types(false)
+		known(0)
+		got = p.b.sync(bob, got.next())
+		expect(t, "ended", users(got), none)
+		bare := got.next()[:strings.LastIndex(got.next(), "_")]
+		expect(t, "a token without a process", users(p.b.sync(bob, bare)), none)
+
+		answered := make(chan reply, 1)
+		go func() {
+			answered <- p.a.do(bob, "GET", v3+"/sync?timeout=300000&since="+got.next(), nil)
+		}()
+		until(t, "it sleeps", func() bool { return p.a.srv.notifier.waiting() == 1 || len(answered) > 0 })
+		r.say(alice, "hello")
+		got = <-answered
+		expect(t, "what may be known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello")
+		expect(t, "and told with what is new", users(got), none)
+	})
+}
+
+// owner owns everything, or nothing.
+type owner bool
+
+func (o owner) Owns(string, string) bool { return bool(o) }
+
+// Who syncs on one node is not taken for gone by another, and one node tells other servers of who goes.
+func TestPresenceOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(carol, "join")
+		state := func(e *env) string { x, _ := e.srv.presence.get(alice); return x.State }
+		step := func() {
+			p.a.advance(activeEvery)
+			p.b.advance(activeEvery)
+			now := p.a.clock()
+			p.a.srv.presence.sayActive(now)
+			if state(p.a) != presenceOffline && !p.cut.Load() {
+				until(t, "the other node has heard", func() bool {
+					p.b.srv.presence.mu.Lock()
+					defer p.b.srv.presence.mu.Unlock()
+					u := p.b.srv.presence.users[alice]
+					return u != nil && (u.heard.Equal(now) || p.a.srv.presence.syncing(alice) == 0)
+				})
+			}
+			p.b.srv.presence.expire(t.Context(), now)
+			p.a.srv.presence.expire(t.Context(), now)
+			if state(p.a) == presenceOffline {
+				until(t, "both know", func() bool { return state(p.b) == presenceOffline })
+			}
+		}
+		q := &syncRequest{user: alice}
+		p.cut.Store(true)
+		p.a.ok(p.a.srv.presence.begin(t.Context(), q))
+		p.cut.Store(false)
+		for range 9 {
+			step()
+			expect(t, "here", state(p.a), presenceOnline)
+			expect(t, "and there, also where that was lost", state(p.b), presenceOnline)
+		}
+		p.a.srv.presence.end(q)
+		before := len(p.a.out.of("m.presence"))
+		for range 8 {
+			step()
+		}
+		expect(t, "gone", state(p.a)+state(p.b), presenceOffline+presenceOffline)
+		expect(t, "EDUs of who goes", len(p.a.out.of("m.presence"))-before, 1)
+	})
+}
+
+func (p *presence) syncing(user id.User) int {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	return p.users[user].syncs
+}
