@@ -21,8 +21,8 @@ func CreateUser(ctx context.Context, c *Config, name, password string, admin boo
 	})
 }
 
-// SetPassword sets an account's password. A server that runs may honour tokens
-// of devices that are logged out by it for two minutes more.
+// SetPassword sets an account's password. A server that runs may honour tokens of devices that are
+// logged out by it for two minutes more, on PostgreSQL for two seconds.
 func SetPassword(ctx context.Context, c *Config, name, password string, logoutDevices bool) (id.User, error) {
 	return withAccounts(ctx, c, name, func(a api.Accounts, user id.User) error {
 		return a.SetPassword(ctx, user, password, logoutDevices)

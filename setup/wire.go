@@ -11,6 +11,7 @@ import (
 	"weft/clientapi"
 	clientapiapi "weft/clientapi/api"
 	"weft/federationapi"
+	"weft/internal/cluster"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
@@ -51,9 +52,12 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
 
 	shared := s.db.Dialect() == sqldb.Postgres
-	var roomShares roomserver.Shares // a nil interface, where nobody shares
+	// Nil interfaces where nobody shares.
+	var roomShares roomserver.Shares
+	var syncShares syncapi.Shares
+	var outboundShares federationapi.Shares
 	if c := s.shares(); c != nil {
-		roomShares = c
+		roomShares, syncShares, outboundShares = named{c}, c, c
 	}
 	rooms, err := roomserver.New(ctx, roomserver.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
@@ -83,7 +87,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Backup: keys, Sync: sync, Outbound: outbound, Fed: s.fed,
 		Registration: s.cfg.registration(), Appservices: services, WellKnown: s.cfg.wellKnown(), TURN: s.cfg.turn(),
 		DefaultRoomVersion:  event.RoomVersion(s.cfg.Rooms.DefaultVersion),
-		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime),
+		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime), Shared: shared,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("clientapi: %w", err)
@@ -93,7 +97,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 
 	syncer, err := syncapi.New(ctx, syncapi.Config{
 		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg, Upkeep: s.upkeep,
-		Accounts: accounts, Keys: keys, ToDevice: keys, Rooms: rooms, Outbound: outbound,
+		Accounts: accounts, Keys: keys, ToDevice: keys, Rooms: rooms, Outbound: outbound, Shared: shared, Shares: syncShares,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("syncapi: %w", err)
@@ -119,6 +123,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
 		WellKnown: s.cfg.WellKnown.Server, OpenID: accounts.OpenIDUser,
 		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Sync: sync, Accounts: accounts, Metrics: s.reg, Upkeep: s.upkeep,
+		Shares: outboundShares,
 	})
 	if err != nil {
 		return nil, err
@@ -126,6 +131,16 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 	outbound.Outbound = federation
 	p.add("federationapi", federation.Run, federation.Routes())
 	return p, nil
+}
+
+// named are shares of work that two may do at once: whoever is named does it, also before its lease begins, so that
+// what a process that died left behind does not wait for the next one's lease.
+type named struct{ *cluster.Cluster }
+
+// Owns implements roomserver.Shares.
+func (n named) Owns(component, key string) bool {
+	owner, ok := n.Owner(component, key)
+	return ok && owner.ID == n.Self().ID
 }
 
 func (c *Config) registration() clientapi.Registration {
