@@ -60,6 +60,21 @@ func sharing(t testing.TB, url string, n, rooms int) (nodes []*node, list []id.R
 	return nodes, list
 }
 
+// TestStatementsOfAMessage counts what a message alone costs: BEGIN, the room, the position, the event, COMMIT.
+func TestStatementsOfAMessage(t *testing.T) {
+	seen, url := countStatements(t, sqldbtest.PostgresURL(t))
+	nodes, rooms := sharing(t, url, 1, 1)
+	nodes[0].send(rooms[0], message(alice, "warm"))
+	const n = 20
+	before := seen.count(t)
+	for i := range n {
+		nodes[0].send(rooms[0], message(alice, fmt.Sprint(i)))
+	}
+	if got := seen.count(t) - before; got > 5*n {
+		t.Errorf("%d statements for %d messages", got, n)
+	}
+}
+
 // BenchmarkSendPostgres is 32 clients sending into 20 rooms through one node or two. It also tells how many statements
 // a message costs.
 func BenchmarkSendPostgres(b *testing.B) {
