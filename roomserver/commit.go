@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -52,7 +53,7 @@ func (s *Server) commit(ctx context.Context, d *draft) error {
 	if err != nil {
 		return err
 	}
-	err = s.group.Update(ctx, func(tx *sqldb.Tx) error { return w.store(ctx, tx) })
+	err = s.group.Steps(ctx, w.steps(ctx)...)
 	if err != nil {
 		s.heads.forget(d.room.ID)
 	}
@@ -122,21 +123,32 @@ func (d *draft) redacts(by nid.Event) bool {
 	return slices.ContainsFunc(d.redacted, func(r redaction) bool { return r.by == by })
 }
 
-// store writes the set. It may run more than once. The room's row comes first: it is the
-// fence, and it keeps other writers of the room out; the stream's counter
-// comes late, because it keeps out all writers.
-func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
+// steps are the parts of the write, which may run more than once. The room's row comes first: it is the
+// fence, and it keeps other writers of the room out, so that what the room alone has is written with it; the stream's
+// counter comes last, because it keeps out all writers.
+func (w *writeSet) steps(ctx context.Context) []sqldb.Step {
+	steps := make([]sqldb.Step, 1, 4)
+	steps[0] = sqldb.Step{Lock: roomLock(w.room.NID), Run: func(tx *sqldb.Tx) error { return w.enter(ctx, tx) }}
+	if w.d.room.Revision == 0 {
+		steps[0].Lock = newRoomLock(w.room.ID)
+	}
+	if also := w.d.also; also != nil {
+		steps = append(steps, sqldb.Step{Lock: directoryLock(), Run: func(tx *sqldb.Tx) error { return also(ctx, tx, w.room.NID) }})
+	}
+	if len(w.history) > 0 {
+		steps = append(steps, sqldb.Step{Lock: backfillLock(), Run: func(tx *sqldb.Tx) error { return w.backward(ctx, tx) }})
+	}
+	return append(steps, sqldb.Step{Lock: eventsLock(), Run: func(tx *sqldb.Tx) error { return w.store(ctx, tx) }})
+}
+
+// enter writes what needs no position in the stream.
+func (w *writeSet) enter(ctx context.Context, tx *sqldb.Tx) error {
 	d, out := w.d, w.d.s.writer
 	if err := w.fence(ctx, tx); err != nil {
 		return err
 	}
 	if err := out.InsertNodes(ctx, tx, d.nodes); err != nil {
 		return err
-	}
-	if d.also != nil {
-		if err := d.also(ctx, tx, w.room.NID); err != nil {
-			return err
-		}
 	}
 	for _, t := range d.txns {
 		made, err := out.PutTxn(ctx, tx, write.Txn{User: t.User, Device: t.Txn.Device, Scope: t.Txn.Scope, ID: t.Txn.ID,
@@ -148,7 +160,13 @@ func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
 			return fmt.Errorf("%w: the client's transaction was carried out elsewhere", errStale)
 		}
 	}
-	if err := w.positions(ctx, tx); err != nil {
+	return nil
+}
+
+// store writes the rest.
+func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
+	out := w.d.s.writer
+	if err := w.forward(ctx, tx); err != nil {
 		return err
 	}
 	if err := out.InsertEvents(ctx, tx, w.insert); err != nil {
@@ -190,28 +208,33 @@ func (w *writeSet) fence(ctx context.Context, tx *sqldb.Tx) error {
 		Extremities: w.room.Extremities, Depth: w.room.Depth, Version: w.room.Version, Stub: w.room.Stub})
 }
 
-// positions takes stream positions for the events.
-func (w *writeSet) positions(ctx context.Context, tx *sqldb.Tx) error {
+// backward takes positions for history.
+func (w *writeSet) backward(ctx context.Context, tx *sqldb.Tx) error {
+	lowest, err := w.d.s.writer.BackfillPositions(ctx, tx, len(w.history))
+	if err != nil {
+		return err
+	}
+	for i, e := range w.history {
+		e.StreamPos = lowest + int64(i)
+	}
+	return nil
+}
+
+// forward takes stream positions for what clients see as new.
+func (w *writeSet) forward(ctx context.Context, tx *sqldb.Tx) error {
 	w.pos = 0
-	if n := len(w.history); n > 0 {
-		lowest, err := w.d.s.writer.BackfillPositions(ctx, tx, n)
-		if err != nil {
-			return err
-		}
-		for i, e := range w.history {
-			e.StreamPos = lowest + int64(i)
-		}
+	n := int64(len(w.live))
+	if n == 0 {
+		return nil
 	}
-	if n := len(w.live); n > 0 {
-		first, err := stream.Advance(ctx, tx, stream.Events, int64(n))
-		if err != nil {
-			return err
-		}
-		for i, e := range w.live {
-			e.StreamPos = first + int64(i)
-		}
-		w.pos = first + int64(n) - 1
+	first, err := stream.Advance(ctx, tx, stream.Events, n)
+	if err != nil {
+		return err
 	}
+	for i, e := range w.live {
+		e.StreamPos = first + int64(i)
+	}
+	w.pos = first + n - 1
 	return nil
 }
 
@@ -453,38 +476,50 @@ func (s *Server) insertOutliers(ctx context.Context, events, completed []*events
 	for i, e := range events {
 		rows[i] = s.writer.Row(e, eventstore.Parents{Auth: auth})
 	}
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error {
+	of := events
+	if len(of) == 0 {
+		of = completed
+	}
+	room := of[0].RoomNID // that of all
+	return s.group.Steps(ctx, sqldb.Step{Lock: roomLock(room), Run: func(tx *sqldb.Tx) error {
+		if err := s.writer.LockRoom(ctx, tx, room); err != nil {
+			return err
+		}
 		for _, e := range completed {
 			if err := s.writer.SetAuth(ctx, tx, e); err != nil {
 				return err
 			}
 		}
 		return s.writer.InsertEvents(ctx, tx, rows)
-	})
+	}})
 }
 
 // stage stores the events of a transaction and its answer, together.
 func (s *Server) stage(ctx context.Context, origin id.Server, txnID string, answer []byte, rows []eventstore.Staged) error {
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error {
-		first, err := s.writer.PutInboundTxn(ctx, tx, origin, txnID, s.now(), answer)
-		if err != nil {
+	return s.group.Steps(ctx,
+		sqldb.Step{Lock: answerLock(origin, txnID), Run: func(tx *sqldb.Tx) error {
+			first, err := s.writer.PutInboundTxn(ctx, tx, origin, txnID, s.now(), answer)
+			if err == nil && !first {
+				err = errRepeated
+			}
 			return err
-		}
-		if !first {
-			return errRepeated
-		}
-		return s.writer.Stage(ctx, tx, rows)
-	})
+		}},
+		sqldb.Step{Lock: inboundLock(), Run: func(tx *sqldb.Tx) error { return s.writer.Stage(ctx, tx, rows) }})
 }
 
-// unstage drops what is processed of staged rows, and keeps the events that they still have.
+// unstage drops what is processed of the staged rows of a room, and keeps the events that they still have.
 func (s *Server) unstage(ctx context.Context, left []eventstore.Staged) error {
 	if len(left) == 0 {
 		return nil
 	}
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error { return s.writer.Unstage(ctx, tx, left) })
+	left = slices.SortedFunc(slices.Values(left), func(a, b eventstore.Staged) int { return cmp.Compare(a.Seq, b.Seq) })
+	return s.group.Steps(ctx, sqldb.Step{Lock: stagedLock(left[0].Room), Run: func(tx *sqldb.Tx) error {
+		return s.writer.Unstage(ctx, tx, left)
+	}})
 }
 
 func (s *Server) setAnswer(ctx context.Context, origin id.Server, txnID string, answer []byte) error {
-	return s.group.Update(ctx, func(tx *sqldb.Tx) error { return s.writer.SetInboundTxn(ctx, tx, origin, txnID, answer) })
+	return s.group.Steps(ctx, sqldb.Step{Lock: answerLock(origin, txnID), Run: func(tx *sqldb.Tx) error {
+		return s.writer.SetInboundTxn(ctx, tx, origin, txnID, answer)
+	}})
 }

@@ -30,10 +30,10 @@ func (s *Server) ensureRoom(ctx context.Context, rules *event.Rules, room id.Roo
 		if n, err = s.writer.RoomNID(ctx); err != nil {
 			return nil, err
 		}
-		err = s.group.Update(ctx, func(tx *sqldb.Tx) error {
+		err = s.group.Steps(ctx, sqldb.Step{Lock: newRoomLock(room), Run: func(tx *sqldb.Tx) error {
 			_, err := s.writer.InsertRoom(ctx, tx, n, room, rules.Version)
 			return err
-		})
+		}})
 		if err == nil {
 			r, err = s.store.Room(ctx, room)
 		}
@@ -46,10 +46,10 @@ func (s *Server) ensureRoom(ctx context.Context, rules *event.Rules, room id.Roo
 	case !r.Stub:
 		return nil, merr.IncompatibleRoomVersion("the room %s has version %s here, not %s", room, r.Version, rules.Version)
 	}
-	err = s.group.Update(ctx, func(tx *sqldb.Tx) error {
+	err = s.group.Steps(ctx, sqldb.Step{Lock: roomLock(r.NID), Run: func(tx *sqldb.Tx) error {
 		return s.writer.UpdateRoom(ctx, tx, write.RoomUpdate{NID: r.NID, Revision: r.Revision, CurrentState: r.CurrentState,
 			Extremities: r.Extremities, Depth: r.Depth, Version: rules.Version, Stub: true})
-	})
+	}})
 	if err != nil {
 		return nil, err
 	}
@@ -273,7 +273,7 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 	}
 	row := s.writer.Row(e, eventstore.Parents{}) // its auth events were not checked
 	change := write.MemberChange{User: user, UserNID: userNID, Membership: eventstore.ParseMembership(ev.Membership()), Event: e.NID, Local: s.local(user)}
-	err = s.group.Update(ctx, func(tx *sqldb.Tx) error {
+	enter := func(tx *sqldb.Tx) error {
 		if err := s.writer.TouchRoom(ctx, tx, room.NID, room.Revision); err != nil {
 			return err
 		}
@@ -283,10 +283,11 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 			}
 		}
 		if change.Membership == eventstore.Invite || change.Membership == eventstore.Knock {
-			if err := s.writer.SetInviteState(ctx, tx, room.NID, userNID, stripped); err != nil {
-				return err
-			}
+			return s.writer.SetInviteState(ctx, tx, room.NID, userNID, stripped)
 		}
+		return nil
+	}
+	store := func(tx *sqldb.Tx) error {
 		// A second invite changes no membership, and what does not change has no place in
 		// the stream.
 		var pos int64
@@ -304,6 +305,6 @@ func (s *Server) setOutlierMembership(ctx context.Context, roomID id.Room, user 
 		})
 		_, err = s.writer.SetMembers(ctx, tx, room.NID, []write.MemberChange{change})
 		return err
-	})
-	return e, err
+	}
+	return e, s.group.Steps(ctx, sqldb.Step{Lock: roomLock(room.NID), Run: enter}, sqldb.Step{Lock: eventsLock(), Run: store})
 }

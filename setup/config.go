@@ -10,7 +10,7 @@ import (
 type Config struct {
 	ServerName string `yaml:"server_name" flag:"server-name" doc:"The domain in user and room IDs. It cannot be changed once the server has been used. Further processes on the same PostgreSQL database may leave it out: they take it, and the other settings that belong to the server and not to a process, from the database."`
 	DataDir    string `yaml:"data_dir" flag:"data" doc:"Folder of the signing key, the SQLite database and media."`
-	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir."`
+	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir. The URL may name several hosts (postgres://USER:PASSWORD@A,B/NAME): the one that takes writes is used. Connections get a lock_timeout of 15 s and an idle_in_transaction_session_timeout of 10 s, among others, unless the URL sets them (?lock_timeout=30s). Through a pooler that refuses such parameters (pgbouncer) add ?timeouts=off and set them with ALTER ROLE: without them a frozen process can stop all others that share the database."`
 	// DatabaseConnections bounds the pool.
 	DatabaseConnections int    `yaml:"database_connections" doc:"The most connections to PostgreSQL, or readers of SQLite. 0: chosen by the number of processors."`
 	SigningKey          string `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir. With PostgreSQL the key is in the database; a file that is there at the first start is taken up."`

@@ -117,7 +117,8 @@ type Stats struct {
 //
 //	sqlite:PATH                 a file, created when it is missing
 //	sqlite::memory:             a temporary file, removed by Close (for tests)
-//	postgres://… postgresql://… PostgreSQL or a compatible server, as lib/pq reads the URL
+//	postgres://… postgresql://… PostgreSQL 12 or later, or a compatible server, as lib/pq reads the URL; with
+//	                            timeouts=off in it no timeouts are set (see the package's text)
 //
 // It fails when the database cannot be reached.
 func Open(ctx context.Context, url string, o Options) (*DB, error) {

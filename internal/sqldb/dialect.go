@@ -5,6 +5,7 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
+	"maps"
 	"net/url"
 	"os"
 	"path/filepath"
@@ -117,16 +118,66 @@ func sqliteReaderPragmas(o Options) url.Values {
 	return v
 }
 
-func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
+// timeoutsParam is the parameter of a database URL that keeps sessionSettings from being sent.
+const timeoutsParam = "timeouts"
+
+// sessionSettings are set for each connection unless the URL has them, so that a process that is frozen or cut off
+// while it holds locks does not stop the others for longer.
+func sessionSettings() map[string]string {
+	return map[string]string{
+		// Our transactions wait for nothing but the database. This ends first, so that who waits gets the lock.
+		"idle_in_transaction_session_timeout": "10s",
+		"lock_timeout":                        "15s",
+		// The longest statement is the count of state nodes before a sweep, some seconds for 10 million; the largest
+		// transactions, as for a join of 100,000 members, are many short ones.
+		"statement_timeout": "5min",
+		// The server's side of a connection whose other end is gone: 25 s, instead of 2 hours.
+		"tcp_keepalives_idle":     "10",
+		"tcp_keepalives_interval": "5",
+		"tcp_keepalives_count":    "3",
+		"tcp_user_timeout":        "25s",
+	}
+}
+
+func postgresConfig(dsn string) (pq.Config, error) {
 	cfg, err := pq.NewConfig(dsn)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
+		return cfg, fmt.Errorf("database URL: %w", err)
 	}
 	if cfg.ConnectTimeout == 0 {
 		cfg.ConnectTimeout = connectTimeout
 	}
 	if cfg.ApplicationName == "" {
 		cfg.ApplicationName = "weft"
+	}
+	if len(cfg.Multi) > 0 && cfg.TargetSessionAttrs == "" {
+		cfg.TargetSessionAttrs = pq.TargetSessionAttrsReadWrite
+	}
+	runtime := maps.Clone(cfg.Runtime)
+	if runtime == nil {
+		runtime = map[string]string{}
+	}
+	cfg.Runtime = runtime
+	if v, ok := runtime[timeoutsParam]; ok {
+		if v != "off" {
+			return cfg, fmt.Errorf("database URL: %s must be off or absent, not %q", timeoutsParam, v)
+		}
+		delete(runtime, timeoutsParam)
+		return cfg, nil
+	}
+	options := strings.ReplaceAll(cfg.Options, "-", "_") // --lock-timeout is lock_timeout
+	for name, value := range sessionSettings() {
+		if _, ok := runtime[name]; !ok && !strings.Contains(options, name) {
+			runtime[name] = value
+		}
+	}
+	return cfg, nil
+}
+
+func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
+	cfg, err := postgresConfig(dsn)
+	if err != nil {
+		return nil, err
 	}
 	inner, err := pq.NewConnectorConfig(cfg)
 	if err != nil {
@@ -151,6 +202,7 @@ var (
 	markerText    = regexp.MustCompile(`(?s)/\*(sqlite|postgres):(.*?)\*/`)
 	serialKeyText = regexp.MustCompile(`(?i)\b(?:BIGSERIAL|BIGINT)\s+PRIMARY\s+KEY\b`)
 	bytesText     = regexp.MustCompile(`(?i)\bBYTEA\b`)
+	upText        = regexp.MustCompile(`(?m)^-- \+goose Up[ \t]*$`)
 	columnText    = regexp.MustCompile(`(?i)\b(\w+)(\s+)TEXT\b`)
 )
 
@@ -167,6 +219,8 @@ func (d Dialect) migrationText(text string) string {
 		text = serialKeyText.ReplaceAllString(text, "INTEGER PRIMARY KEY")
 		return bytesText.ReplaceAllString(text, "BLOB")
 	}
+	// To build an index may take long.
+	text = upText.ReplaceAllString(text, "$0\nSET LOCAL statement_timeout = 0;")
 	return columnText.ReplaceAllStringFunc(text, func(m string) string {
 		if word, _, _ := strings.Cut(m, m[len(m)-5:]); strings.EqualFold(strings.TrimSpace(word), "AS") {
 			return m // CAST(x AS TEXT)

@@ -15,8 +15,32 @@
 // that only look cost nothing. On Postgres each Update is a transaction of its own; a Group shares commits
 // there too, for writers that need the same row locks anyway. There a savepoint is a round trip, so a group
 // first runs without, and again with savepoints only when a function fails after others have written.
+// Processes that share a Postgres and write many things in one transaction would lock each other out, so a write that takes
+// several locks says which (Group.Steps), and a transaction takes those of all its writes in one order.
 // A statement of the SQLite writer is never interrupted, because an interrupted one would roll back what others wrote:
 // a context is looked at between statements.
+//
+// # Timeouts on Postgres
+//
+// A process that is frozen or cut off while it holds a lock would stop all others until TCP gives up. So each connection is
+// opened with these run-time parameters, each of which the URL may set otherwise (?lock_timeout=30s, or in options):
+//
+//	idle_in_transaction_session_timeout=10s  the server ends the transaction of a client that is gone; when
+//	                                         that comes back its transaction runs again
+//	lock_timeout=15s                         longer, so that who waits outlives that; tried twice
+//	statement_timeout=5min                   not for migrations
+//	tcp_keepalives_…, tcp_user_timeout=25s   the session of a machine that is gone
+//
+// A pooler may refuse parameters that it does not know, such as pgbouncer in transaction mode: then either it is told to ignore
+// them (ignore_startup_parameters), or the URL says timeouts=off and none is sent. Then the server's own settings hold, and
+// the first two should be given to the role, ALTER ROLE weft SET lock_timeout = '15s', which works through a pooler; otherwise
+// a frozen process stops the others.
+//
+// # Several servers
+//
+// The URL may name several hosts (postgres://a,b/weft, or with ports ?host=a,b&port=5432,5433). Each new connection goes to the first that
+// takes writes (target_session_attrs=read-write, unless the URL says otherwise). A connection whose server turns out
+// to take none is dropped, and the transaction runs again on another.
 //
 // # Prepared statements
 //

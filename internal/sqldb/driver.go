@@ -63,6 +63,7 @@ type conn struct {
 	order   *list.List               // most recently used first
 	open    *rows
 	inTx    bool
+	reads   bool // inTx, and it is read-only
 	broken  bool
 }
 
@@ -205,6 +206,9 @@ func (c *conn) after(ctx context.Context, query string, err error) (again bool) 
 		// A request to cancel is on its way and might hit the next statement of this connection.
 		c.broken = true
 	}
+	if pgCode(err) == pgReadOnlyTransaction && !c.reads {
+		c.broken = true // the server has become a standby: the next connection finds the primary
+	}
 	if err == nil || !isStalePlan(err) {
 		return false
 	}
@@ -299,10 +303,14 @@ func (r *rows) Close() error {
 func (c *conn) BeginTx(ctx context.Context, opts driver.TxOptions) (driver.Tx, error) {
 	if c.dialect == Postgres {
 		tx, err := c.raw.BeginTx(ctx, opts)
+		if pgCode(err) == pgFeatureNotSupported { // READ WRITE, from a standby
+			c.broken = true
+			return nil, errors.Join(driver.ErrBadConn, err)
+		}
 		if err != nil {
 			return nil, err
 		}
-		c.inTx = true
+		c.inTx, c.reads = true, opts.ReadOnly
 		return &pgTx{Tx: tx, c: c}, nil
 	}
 	begin := "BEGIN IMMEDIATE"
@@ -322,12 +330,12 @@ type pgTx struct {
 }
 
 func (t *pgTx) Commit() error {
-	t.c.inTx = false
+	t.c.inTx, t.c.reads = false, false
 	return t.Tx.Commit()
 }
 
 func (t *pgTx) Rollback() error {
-	t.c.inTx = false
+	t.c.inTx, t.c.reads = false, false
 	return t.Tx.Rollback()
 }
 

@@ -41,6 +41,9 @@ const (
 	pgSerializationFailure = "40001"
 	pgStatementUnknown     = "40003"
 	pgDeadlockDetected     = "40P01"
+	pgLockNotAvailable     = "55P03"
+	pgReadOnlyTransaction  = "25006"
+	pgIdleInTransaction    = "25P03"
 	pgInvalidStatementName = "26000"
 	pgFeatureNotSupported  = "0A000"
 	pgAdminShutdown        = "57P01"
@@ -112,7 +115,7 @@ func isConnectionLost(err error) bool {
 		return true
 	}
 	switch code := pgCode(err); code {
-	case pgAdminShutdown, pgCrashShutdown, pgCannotConnectNow:
+	case pgAdminShutdown, pgCrashShutdown, pgCannotConnectNow, pgIdleInTransaction:
 		return true
 	default:
 		return strings.HasPrefix(code, pgConnectionClass)
@@ -125,7 +128,7 @@ func isRetryable(err error) bool {
 		return false
 	}
 	switch pgCode(err) {
-	case pgSerializationFailure, pgDeadlockDetected:
+	case pgSerializationFailure, pgDeadlockDetected, pgLockNotAvailable, pgReadOnlyTransaction:
 		return true
 	}
 	switch sqliteCode(err) & 0xff {
@@ -160,4 +163,12 @@ func connectionError(err error) error {
 		return fmt.Errorf("%w: %w", ErrConnectionLost, err)
 	}
 	return err
+}
+
+// attempts is how often a transaction runs that fails in this way, out of most: to wait for a lock again takes long.
+func attempts(err error, most int) int {
+	if pgCode(err) == pgLockNotAvailable {
+		return min(most, lockAttempts)
+	}
+	return most
 }

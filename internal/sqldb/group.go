@@ -15,11 +15,13 @@ const (
 	batchTime     = 25 * time.Millisecond // after this no further function joins a transaction
 	slowBatch     = 2 * time.Second       // reported as a warning
 	batchAttempts = 4                     // of the whole batch; then each function on its own
+	maxReruns     = 4                     // of a batch because of functions that fail; then the same
 )
 
 // Group is a queue of write functions that share transactions: while one commit is under way, the functions
 // that arrive wait, and then run one after another in one transaction with one commit. It is for
-// writers that would wait for each other's row locks anyway, such as all that advance the same stream.
+// writers that would wait for each other's row locks anyway, such as all that advance the same stream. Writers that take
+// several locks say so by Steps.
 type Group struct {
 	db         *DB
 	name       string
@@ -31,16 +33,34 @@ type Group struct {
 	closed bool
 
 	current *batch // owned by the working goroutine
+	late    *job   // the same: taken from the queue too late for the batch under way
 }
 
-// job is one function in the queue.
+// job is one write in the queue. All but ctx and state are the working goroutine's until done is closed.
 type job struct {
-	ctx   context.Context
-	fn    func(tx *Tx) error
-	state atomic.Int32
-	done  chan struct{}
-	err   error
-	hooks *Tx
+	ctx      context.Context
+	steps    []Step
+	state    atomic.Int32
+	done     chan struct{}
+	answered bool
+	err      error
+
+	// In the transaction under way:
+	next  int  // the step that comes next
+	wrote bool // a step that ended well wrote
+	hooks []func()
+	// apart: it failed after other jobs' steps had followed its own, so it runs after the batch, alone.
+	apart bool
+}
+
+// unfinished tells whether a job has run a part of its steps.
+func (j *job) unfinished() bool { return j.next > 0 && j.next < len(j.steps) }
+
+func (j *job) answer() {
+	if !j.answered {
+		j.answered = true
+		close(j.done)
+	}
 }
 
 const (
@@ -61,7 +81,11 @@ func newGroup(db *DB, name string, savepoints bool) *Group {
 // Update is DB.Update, in this group. A context that ends while fn still waits takes it out of the queue; once
 // fn runs, Update returns when the outcome is known.
 func (g *Group) Update(ctx context.Context, fn func(tx *Tx) error) error {
-	j := &job{ctx: ctx, fn: fn, done: make(chan struct{})}
+	return g.do(ctx, []Step{{Run: fn}})
+}
+
+func (g *Group) do(ctx context.Context, steps []Step) error {
+	j := &job{ctx: ctx, steps: steps, done: make(chan struct{})}
 	if err := g.enqueue(j); err != nil {
 		return err
 	}
@@ -118,7 +142,14 @@ func (g *Group) work() {
 		g.current.abandon(errGoexit)
 		go g.work()
 	}()
-	for j := range g.queue {
+	for {
+		j, ok := g.late, true
+		if g.late = nil; j == nil {
+			j, ok = <-g.queue
+		}
+		if !ok {
+			break
+		}
 		g.current = &batch{g: g, jobs: []*job{j}, savepoints: g.savepoints, started: g.db.opts.Now()}
 		g.current.run()
 		g.current = nil
@@ -126,43 +157,52 @@ func (g *Group) work() {
 	regular = true
 }
 
-// batch is the functions that share one transaction.
+// batch is the jobs that share one transaction.
 type batch struct {
 	g          *Group
 	jobs       []*job
-	finished   int // that many jobs have their answer
 	savepoints bool
 	started    time.Time
 	s          *session
-	wrote      bool // an earlier function wrote in the transaction under way
+
+	// In the transaction under way:
+	turns turns
+	at    Lock   // that of the step that runs or ran last
+	ended []*job // whose steps all ended well, in the order in which they did
+	wrote bool   // an earlier step wrote
 }
 
-// errRerun ends a transaction because a function failed that can only be undone together with others.
-var errRerun = errors.New("batch runs again with savepoints")
+// errRerun ends a transaction because a step failed that can only be undone together with others.
+var errRerun = errors.New("batch runs again")
 
 // run brings the batch to its end:
 //
-//  1. run all functions in one transaction, taking more from the queue as they come, and commit
-//  2. when one fails that cannot be undone alone, run all again, now with savepoints
+//  1. run the steps of all jobs in the order of their locks in one transaction, taking more jobs from the queue as
+//     they come, and commit
+//  2. when a job fails that cannot be undone alone, run all again: with savepoints, or without it
 //  3. when the database refuses the transaction as a whole, run it again after a pause
-//  4. when that does not help, run each function in its own transaction
-//  5. after the commit: hooks and answers, in the order of the functions
+//  4. when that does not help, run each job in its own transaction
+//  5. after the commit: hooks and answers, in the order in which the jobs ended
+//  6. run the jobs that were left out, each in its own transaction
 func (b *batch) run() {
 	db := b.g.db
-	for attempt := 1; ; attempt++ {
-		err := b.try(attempt == 1)
+	for attempt, reruns := 1, 0; ; attempt++ {
+		err := b.try(attempt == 1 && reruns == 0)
 		switch {
 		case err == nil:
 			b.finish()
+			b.runEach()
 			return
 		case errors.Is(err, errRerun):
 			db.stats.reruns.Add(1)
-			attempt--
-			continue
+			if reruns++; reruns <= maxReruns {
+				attempt--
+				continue
+			}
 		case errors.Is(err, ErrUnknownOutcome):
 			b.fail(err)
 			return
-		case isRetryable(err) && attempt < batchAttempts:
+		case isRetryable(err) && attempt < attempts(err, batchAttempts):
 			if db.backoff(context.Background(), attempt, err) == nil {
 				continue
 			}
@@ -172,19 +212,37 @@ func (b *batch) run() {
 	}
 }
 
-// try runs the functions and commits. The errors of functions stay in their jobs; the error returned is
-// that of the transaction.
+// try runs the steps and commits. The errors of jobs stay in the jobs; the error returned is that of the transaction.
 func (b *batch) try(grow bool) error {
 	if err := b.begin(); err != nil {
 		return err
 	}
 	defer func() { b.s.end() }()
-	for i := 0; ; i++ {
-		if i == len(b.jobs) && !(grow && b.take()) {
+	b.ended, b.turns, b.at = nil, b.turns[:0], Lock{}
+	for i, j := range b.jobs {
+		j.err, j.hooks, j.next, j.wrote = nil, nil, 0, false
+		if !j.apart {
+			b.turns.add(j, i)
+		}
+	}
+	for {
+		for grow && b.take() {
+		}
+		t, ok := b.turns.next()
+		if !ok {
 			break
 		}
-		if err := b.runJob(b.jobs[i]); err != nil {
+		b.at = t.lock
+		ok, err := b.step(t.job)
+		if err != nil {
 			return err
+		}
+		switch {
+		case !ok:
+		case t.job.next < len(t.job.steps):
+			b.turns.add(t.job, t.number)
+		default:
+			b.ended = append(b.ended, t.job)
 		}
 	}
 	if !b.wrote {
@@ -206,81 +264,106 @@ func (b *batch) begin() error {
 	return nil
 }
 
-// take adds the next waiting function to the batch, if there is one and the bounds allow it.
+// take adds the next waiting job to the batch, if there is one, the bounds allow it, and it begins with a lock that is
+// still to come. One that does not is the first of the next batch.
 func (b *batch) take() bool {
-	if len(b.jobs) >= batchLen || b.g.db.opts.Now().Sub(b.started) > batchTime {
+	if b.g.late != nil || len(b.jobs) >= batchLen || b.g.db.opts.Now().Sub(b.started) > batchTime {
 		return false
 	}
 	select {
 	case j, ok := <-b.g.queue:
-		if ok {
-			b.jobs = append(b.jobs, j)
+		if !ok {
+			return false
 		}
-		return ok
+		if j.steps[0].Lock.compare(b.at) < 0 {
+			b.g.late = j
+			return false
+		}
+		b.turns.add(j, len(b.jobs))
+		b.jobs = append(b.jobs, j)
+		return true
 	default:
 		return false
 	}
 }
 
-// runJob runs one function. When it fails it is undone alone if possible; the error returned ends the transaction.
-func (b *batch) runJob(j *job) error {
-	j.err, j.hooks = nil, nil
-	if !j.state.CompareAndSwap(jobQueued, jobRunning) && j.state.Load() == jobAbandoned {
-		return nil
-	}
-	if err := j.ctx.Err(); err != nil {
-		j.err = err
-		return nil
-	}
-	tx := b.s.newTx(b.g.db)
-	tx.savepoint = b.savepoints && b.wrote
-	if tx.savepoint && b.g.db.dialect == Postgres { // where a failed query spoils the transaction too
-		if err := tx.setSavepoint(context.Background()); err != nil {
-			return err
+// step runs the next step of a job and tells whether it ended well. When it fails the job is undone alone if possible;
+// the error returned ends the transaction.
+func (b *batch) step(j *job) (ok bool, err error) {
+	if j.next == 0 {
+		if !j.state.CompareAndSwap(jobQueued, jobRunning) && j.state.Load() == jobAbandoned {
+			return false, nil
+		}
+		if err := j.ctx.Err(); err != nil {
+			j.err = err
+			return false, nil
 		}
 	}
-	err := tx.run(j.fn)
+	tx := b.s.newTx(b.g.db)
+	// A later step that fails takes the job out of the batch: a savepoint would not help.
+	tx.savepoint = b.savepoints && j.next == 0 && b.others(j)
+	if tx.savepoint && b.g.db.dialect == Postgres { // where a failed query spoils the transaction too
+		if err := tx.setSavepoint(context.Background()); err != nil {
+			return false, err
+		}
+	}
+	err = tx.run(j.steps[j.next].Run)
 	if open, closeErr := b.s.leftOpen(); open {
 		err = errors.Join(err, errLeftOpen, closeErr)
 	}
 	if err == nil {
-		j.hooks = tx
+		j.next++
+		j.hooks = append(j.hooks, tx.hooks...)
 		if tx.inSavepoint {
 			if err := b.exec("RELEASE SAVEPOINT " + savepointName); err != nil {
-				return err
+				return false, err
 			}
 		}
-		b.wrote = b.wrote || tx.wrote
-		return nil
+		j.wrote = j.wrote || tx.changed
+		b.wrote = b.wrote || tx.changed
+		return true, nil
 	}
 	if isRetryable(err) {
-		return err
+		return false, err
 	}
 	j.err = err
-	return b.undo(tx)
+	return false, b.undo(j, tx)
 }
 
-// undo takes back what a failed function did, and only that.
-func (b *batch) undo(tx *Tx) error {
+// undo takes back what a failed job did, and only that.
+func (b *batch) undo(j *job, tx *Tx) error {
 	switch {
 	case tx.inSavepoint:
 		if err := b.exec("ROLLBACK TO SAVEPOINT " + savepointName); err != nil {
 			return err
 		}
 		return b.exec("RELEASE SAVEPOINT " + savepointName)
-	case !tx.wrote && tx.failed == nil:
+	case !j.wrote && !tx.changed && tx.failed == nil:
 		return nil
-	case !b.wrote: // nobody else's work is in the transaction
+	case !b.others(j): // nobody else's work is in the transaction
 		b.s.end()
 		return b.begin()
-	case b.g.db.dialect == SQLite && !tx.wrote && !endsTransaction(tx.failed): // a failed query spoils nothing there
+	case b.g.db.dialect == SQLite && !tx.changed && !endsTransaction(tx.failed): // a failed query spoils nothing there
 		return nil
+	case j.next > 0:
+		j.apart = true
+		return errRerun
 	case b.savepoints: // SQLite ended the transaction
 		return fmt.Errorf("transaction of a group: %w", tx.failed)
 	default:
 		b.savepoints = true
 		return errRerun
 	}
+}
+
+// others tells whether the transaction holds what a job other than j wrote, or locks of one that is not finished.
+func (b *batch) others(j *job) bool {
+	for _, o := range b.jobs {
+		if o != j && (o.wrote || o.unfinished() && o.err == nil) {
+			return true
+		}
+	}
+	return false
 }
 
 func (b *batch) exec(query string) error {
@@ -290,41 +373,49 @@ func (b *batch) exec(query string) error {
 	return nil
 }
 
-// runEach gives every function its own transaction.
+// runEach gives every job that has no answer its own transaction.
 func (b *batch) runEach() {
-	for _, j := range b.jobs[b.finished:] {
-		if j.state.CompareAndSwap(jobQueued, jobRunning) || j.state.Load() == jobRunning {
-			j.hooks = nil
-			j.err = b.g.db.updateAlone(j.ctx, j.fn)
+	for _, j := range b.jobs {
+		if j.answered {
+			continue
 		}
-		b.finished++
-		close(j.done)
+		if j.state.CompareAndSwap(jobQueued, jobRunning) || j.state.Load() == jobRunning {
+			j.err = b.g.db.updateAlone(j.ctx, inTurn(j.steps))
+		}
+		j.answer()
 	}
 }
 
+// finish gives the answers after a commit, but to those that were left out of it.
 func (b *batch) finish() {
 	db := b.g.db
 	if d := db.opts.Now().Sub(b.started); d > slowBatch {
 		db.opts.Log.WithField("functions", len(b.jobs)).WithField("took", d).WithField("group", b.g.name).
 			Warn("slow write transaction")
 	}
-	for _, j := range b.jobs[b.finished:] {
-		if j.hooks != nil {
-			db.stats.updates.Add(1)
-			j.hooks.runHooks()
+	for _, j := range b.ended {
+		db.stats.updates.Add(1)
+		for _, f := range j.hooks {
+			runHook(db, f)
 		}
-		b.finished++
-		close(j.done)
+		j.answer()
+	}
+	for _, j := range b.jobs {
+		if !j.apart {
+			j.answer()
+		}
 	}
 }
 
 func (b *batch) fail(err error) {
-	for _, j := range b.jobs[b.finished:] {
+	for _, j := range b.jobs {
+		if j.answered {
+			continue
+		}
 		if j.err == nil {
 			j.err = err
 		}
-		b.finished++
-		close(j.done)
+		j.answer()
 	}
 }
 

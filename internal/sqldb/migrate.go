@@ -68,6 +68,8 @@ const (
 	insertLockSQL = `INSERT INTO migration_lock (name) VALUES ($1) ON CONFLICT DO NOTHING`
 	takeLockSQL   = `SELECT name FROM migration_lock WHERE name = $1 FOR UPDATE`
 	lockRow       = "migration"
+	// The transaction with the lock waits as long as another migrates, and is idle while this process does.
+	patienceSQL = `SET LOCAL lock_timeout = 0; SET LOCAL statement_timeout = 0; SET LOCAL idle_in_transaction_session_timeout = 0`
 )
 
 // lockMigrations keeps other nodes from migrating until the function it returns is called: a transaction that
@@ -98,8 +100,13 @@ func (db *DB) lockMigrations(ctx context.Context) (unlock func(), err error) {
 	if err != nil {
 		return nil, err
 	}
+	tx := s.newTx(db)
+	if _, err := tx.Exec(ctx, patienceSQL); err != nil {
+		s.end()
+		return nil, err
+	}
 	var name string
-	if err := s.newTx(db).QueryRow(ctx, takeLockSQL, lockRow).Scan(&name); err != nil {
+	if err := tx.QueryRow(ctx, takeLockSQL, lockRow).Scan(&name); err != nil {
 		s.end()
 		return nil, err
 	}

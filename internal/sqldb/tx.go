@@ -16,7 +16,8 @@ type Tx struct {
 	s           *session
 	savepoint   bool // set a savepoint before the first write, because others share the transaction
 	inSavepoint bool
-	wrote       bool  // some statement may have written
+	wrote       bool  // a statement that may write was begun
+	changed     bool  // some statement may have changed something
 	failed      error // the first statement that failed
 	hooks       []func()
 	over        bool
@@ -31,6 +32,12 @@ func (tx *Tx) Exec(ctx context.Context, query string, args ...any) (sql.Result, 
 		return nil, err
 	}
 	res, err := tx.s.tx.ExecContext(ctx, query, args...)
+	// A fence that met nothing leaves nothing to undo. Other statements than these have no rows to count.
+	if err != nil || !writes(query) {
+		tx.changed = true
+	} else if n, err := res.RowsAffected(); err != nil || n > 0 {
+		tx.changed = true
+	}
 	return res, tx.note(err)
 }
 
@@ -40,6 +47,7 @@ func (tx *Tx) Query(ctx context.Context, query string, args ...any) (*sql.Rows, 
 	if err != nil {
 		return nil, err
 	}
+	tx.changed = tx.changed || !isSelect(query)
 	rows, err := tx.s.tx.QueryContext(ctx, query, args...)
 	return rows, tx.note(err)
 }
@@ -58,6 +66,7 @@ func (tx *Tx) QueryRow(ctx context.Context, query string, args ...any) *sql.Row 
 	if tx.db.dialect == SQLite {
 		ready = context.WithoutCancel(ready) // see DB.QueryRow
 	}
+	tx.changed = tx.changed || !isSelect(query)
 	row := tx.s.tx.QueryRowContext(ready, query, args...)
 	_ = tx.note(row.Err()) // remembered; the caller meets the same error in Scan
 	return row

@@ -9,8 +9,11 @@ import (
 
 const (
 	maxAttempts = 10
-	minBackoff  = time.Millisecond
-	maxBackoff  = 200 * time.Millisecond
+	// lockAttempts is for a transaction that waited for a lock as long as it may (lock_timeout): the second time those
+	// who had it have lost it to their own timeouts.
+	lockAttempts = 2
+	minBackoff   = time.Millisecond
+	maxBackoff   = 200 * time.Millisecond
 )
 
 // updateAlone runs fn in a transaction of its own.
@@ -21,7 +24,7 @@ func (db *DB) updateAlone(ctx context.Context, fn func(tx *Tx) error) error {
 			db.stats.updates.Add(1)
 			return nil
 		}
-		if !isRetryable(err) || attempt == maxAttempts {
+		if !isRetryable(err) || attempt >= attempts(err, maxAttempts) {
 			return connectionError(err)
 		}
 		if err := db.backoff(ctx, attempt, err); err != nil {

@@ -2,6 +2,7 @@ package write
 
 import (
 	"context"
+	"database/sql"
 	"errors"
 	"fmt"
 
@@ -21,6 +22,7 @@ const (
 		VALUES ($1, 1, 0, 1, 0, 0, 0, $2, $3, $4, $5) ON CONFLICT (room_id) DO NOTHING`
 	updateRoomSQL = `UPDATE rooms SET revision = revision + 1, depth = $3, stub = $4, version = $5, current_state = $6, extremities = $7
 		WHERE room_nid = $1 AND revision = $2`
+	lockRoomSQL  = `SELECT revision FROM rooms WHERE room_nid = $1 FOR UPDATE`
 	touchRoomSQL = `UPDATE rooms SET revision = revision + 1 WHERE room_nid = $1 AND revision = $2`
 )
 
@@ -61,6 +63,20 @@ func (w *Writer) UpdateRoom(ctx context.Context, tx *sqldb.Tx, u RoomUpdate) err
 // TouchRoom is UpdateRoom without a change: the fence alone.
 func (w *Writer) TouchRoom(ctx context.Context, tx *sqldb.Tx, room nid.Room, revision int64) error {
 	return fenced(ctx, tx, room, touchRoomSQL, int64(room), revision)
+}
+
+// LockRoom keeps other writers of a room out until the transaction ends, whatever its revision is. SQLite has one
+// writer anyway.
+func (w *Writer) LockRoom(ctx context.Context, tx *sqldb.Tx, room nid.Room) error {
+	if w.db.Dialect() == sqldb.SQLite {
+		return nil
+	}
+	var revision int64
+	err := tx.QueryRow(ctx, lockRoomSQL, int64(room)).Scan(&revision)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return fmt.Errorf("eventstore: locking room %d: %w", room, err)
+	}
+	return nil
 }
 
 func fenced(ctx context.Context, tx *sqldb.Tx, room nid.Room, q string, args ...any) error {
