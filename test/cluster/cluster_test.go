@@ -116,13 +116,13 @@ func TestWeather(t *testing.T) {
 		frozen := time.Now()
 		w.sent(200)
 		until(t, time.Minute, "the frozen node to be counted out", func() bool {
-			silent := 0
+			live := 0
 			for _, n := range c.status() {
-				if n.State == "silent" {
-					silent++
+				if n.State == "live" {
+					live++
 				}
 			}
-			return silent == 1 && time.Since(frozen) > 6*time.Second
+			return live == 2 && time.Since(frozen) > 6*time.Second
 		})
 		c.nodes[2].signal(syscall.SIGCONT)
 		w.sent(200)
