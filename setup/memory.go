@@ -54,14 +54,14 @@ func ReturnMemory(ctx context.Context) {
 	tick := time.NewTicker(memoryTick)
 	defer tick.Stop()
 	before := readHeap()
-	for {
+	for first := true; ; first = false {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
 		now := readHeap()
-		if now.worthReturning(before) {
+		if now.worthReturning(before) || first { // what starting took
 			debug.FreeOSMemory()
 		}
 		before = now
