@@ -98,11 +98,16 @@ func (o *outbound) reconcile(ctx context.Context) error {
 		own := o.owns(n)
 		o.mu.Lock()
 		sh := o.shares[n]
+		if !own {
+			o.takeAt[n] = time.Time{} // nobody contradicts the other
+		}
 		switch {
 		case sh == nil && own && !o.cfg.Now().Before(o.takeAt[n]):
 			gained = append(gained, n)
 		case sh != nil && sh.fenced:
-			o.takeAt[n] = o.cfg.Now().Add(o.limits.Poll)
+			if own {
+				o.takeAt[n] = o.cfg.Now().Add(o.limits.Poll)
+			}
 			lost = append(lost, n)
 		case sh != nil && !own:
 			lost = append(lost, n)

@@ -70,7 +70,10 @@ func TestShardMovesWhileEventsFlow(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		room := w.newRoom(alice, oscar, tina, theo)
 		net := newNetwork()
-		nodes := []*node{w.node(net, quiet(), w.bus, allShards()...), w.node(net, quiet(), w.bus), w.node(net, quiet(), w.bus)}
+		// One that is refused, since another node was quicker, takes the shard again after the next look.
+		limits := quiet()
+		limits.Poll = 200 * time.Millisecond
+		nodes := []*node{w.node(net, limits, w.bus, allShards()...), w.node(net, limits, w.bus), w.node(net, limits, w.bus)}
 		for _, n := range nodes {
 			n.start(w, true)
 		}
