@@ -205,9 +205,7 @@ func (m *Meter) readCPU() (out [2]time.Duration) {
 
 const (
 	settleStep = 40 * time.Millisecond
-	// settleShare is the share of one CPU below which a server counts as quiet.
-	settleShare = 0.04
-	settleMax   = 5 * time.Second
+	settleMax  = 5 * time.Second
 )
 
 // settle waits until the server and its database do nothing any more. Where that is not to be seen it waits a moment.
