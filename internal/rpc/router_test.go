@@ -1,0 +1,434 @@
+package rpc_test
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+	"io"
+	"reflect"
+	"slices"
+	"strings"
+	"sync"
+	"testing"
+	"testing/synctest"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/bus/natsbus"
+	"weft/internal/cluster"
+	"weft/internal/rpc"
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
+	"weft/matrix/merr"
+)
+
+// service is what the tests call.
+type service interface {
+	Echo(ctx context.Context, text string, n int) (string, int, error)
+	Fail(ctx context.Context, kind string) error
+	Double(ctx context.Context, data []byte) ([]byte, error)
+	Wait(ctx context.Context) error
+}
+
+// remote is its other implementation, as api packages have one.
+type remote struct {
+	caller rpc.Caller
+	key    string
+	again  bool
+}
+
+func (r remote) call(method string) rpc.Call {
+	return rpc.Call{Service: "part.Service", Method: method, Key: r.key, Again: r.again}
+}
+
+func (r remote) Echo(ctx context.Context, text string, n int) (string, int, error) {
+	return rpc.Get2[string, int](ctx, r.caller, r.call("Echo"), text, n)
+}
+
+func (r remote) Fail(ctx context.Context, kind string) error {
+	return rpc.Do(ctx, r.caller, r.call("Fail"), kind)
+}
+
+func (r remote) Double(ctx context.Context, data []byte) ([]byte, error) {
+	return rpc.Get[[]byte](ctx, r.caller, r.call("Double"), data)
+}
+
+func (r remote) Wait(ctx context.Context) error { return rpc.Do(ctx, r.caller, r.call("Wait")) }
+
+// part is the component itself: it says in which process it is.
+type part struct {
+	node string
+	ends chan error // of each Wait; what its context said
+}
+
+func (p *part) Echo(_ context.Context, text string, n int) (string, int, error) {
+	return p.node + ":" + text, n + 1, nil
+}
+
+func (p *part) Fail(_ context.Context, kind string) error {
+	switch kind {
+	case "matrix":
+		return merr.LimitExceeded("slow down").With("retry_after_ms", int64(7)).With("text", "a").With("list", []int{1})
+	case "wrapped":
+		return fmt.Errorf("in the middle: %w", merr.Forbidden("not you"))
+	case "deadline":
+		return fmt.Errorf("asking another server: %w", context.DeadlineExceeded)
+	case "plain":
+		return errors.New("the disk is full")
+	case "panic":
+		panic("no")
+	}
+	return nil
+}
+
+func (p *part) Double(_ context.Context, data []byte) ([]byte, error) {
+	return append(slices.Clone(data), data...), nil
+}
+
+func (p *part) Wait(ctx context.Context) error {
+	<-ctx.Done()
+	p.ends <- ctx.Err()
+	return ctx.Err()
+}
+
+// world is some processes, the messages between them, and who owns all keys: the first of them.
+type world struct {
+	mu      sync.Mutex
+	nodes   []string
+	changed chan struct{}
+	buses   map[string]*memBus
+}
+
+type memBus struct {
+	w        *world
+	node     string
+	limit    int
+	handlers map[string]func(context.Context, []byte) ([]byte, error)
+	deaf     bool // it takes messages and answers none
+	busy     bool
+	gone     bool
+	asked    int
+}
+
+func (b *memBus) MaxData() int { return b.limit }
+
+func (b *memBus) Handle(subject string, _ int, fn func(context.Context, []byte) ([]byte, error)) func() {
+	b.handlers[subject] = fn
+	return func() {}
+}
+
+func (b *memBus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
+	b.w.mu.Lock()
+	to := b.w.buses[node]
+	var fn func(context.Context, []byte) ([]byte, error)
+	if to != nil && !to.gone {
+		to.asked++
+		fn = to.handlers[subject]
+	}
+	switch {
+	case len(data) > b.limit:
+		b.w.mu.Unlock()
+		return nil, natsbus.ErrTooLarge
+	case fn == nil:
+		b.w.mu.Unlock()
+		return nil, natsbus.ErrNoNode
+	case to.busy:
+		b.w.mu.Unlock()
+		return nil, natsbus.ErrBusy
+	case to.deaf:
+		b.w.mu.Unlock()
+		<-ctx.Done()
+		return nil, ctx.Err()
+	}
+	b.w.mu.Unlock()
+	type result struct {
+		data []byte
+		err  error
+	}
+	done := make(chan result, 1)
+	go func() {
+		data, err := fn(ctx, data)
+		done <- result{data, err}
+	}()
+	select {
+	case r := <-done:
+		return r.data, r.err
+	case <-ctx.Done():
+		return nil, ctx.Err()
+	}
+}
+
+// member is the world as one process sees it. All but "front" run the component.
+type member struct {
+	w    *world
+	self string
+}
+
+func (m member) Self() cluster.Node { return cluster.Node{ID: m.self} }
+
+func (m member) Nodes() (list []cluster.Node) {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	for _, n := range m.w.nodes {
+		list = append(list, cluster.Node{ID: n})
+	}
+	return list
+}
+
+func (m member) Ranked(component, _ string) (list []cluster.Node) {
+	if component != "part" {
+		return nil
+	}
+	return slices.DeleteFunc(m.Nodes(), func(n cluster.Node) bool { return n.ID == "front" })
+}
+
+func (m member) Owner(component, key string) (cluster.Node, bool) {
+	list := m.Ranked(component, key)
+	if len(list) == 0 {
+		return cluster.Node{}, false
+	}
+	return list[0], true
+}
+
+func (m member) Changed() <-chan struct{} {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	return m.w.changed
+}
+
+func newWorld() *world {
+	return &world{changed: make(chan struct{}), buses: make(map[string]*memBus)}
+}
+
+// add starts a process.
+func (w *world) add(node string, spill *rpc.Spill) (*rpc.Router, *part) {
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	r := rpc.NewRouter(member{w, node}, spill, log)
+	p := &part{node: node, ends: make(chan error, 10)}
+	if node != "front" {
+		rpc.Add[service](r, "part.Service", p)
+	}
+	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error))}
+	r.SetBus(b)
+	w.change(func() { w.nodes, w.buses[node] = append(w.nodes, node), b })
+	return r, p
+}
+
+func (w *world) change(how func()) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	how()
+	close(w.changed)
+	w.changed = make(chan struct{})
+}
+
+// where calls Echo and tells which process answered.
+func where(t *testing.T, s service) string {
+	t.Helper()
+	text, n, err := s.Echo(t.Context(), "x", 41)
+	if err != nil {
+		return err.Error()
+	}
+	node, echoed, _ := strings.Cut(text, ":")
+	if echoed != "x" || n != 42 {
+		t.Errorf("got %q, %d", text, n)
+	}
+	return node
+}
+
+func TestWhoIsAsked(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		a, _ := w.add("a", nil)
+		b, _ := w.add("b", nil)
+		front, _ := w.add("front", nil)
+		for _, c := range []struct {
+			what string
+			from service
+			want string
+		}{
+			{"owner, with a key", remote{caller: a, key: "k"}, "a"},
+			{"another, with a key", remote{caller: b, key: "k"}, "a"},
+			{"another, without", remote{caller: b}, "b"},
+			{"one that does not run it", remote{caller: front}, "a"},
+			{"one that does not run it, with a key", remote{caller: front, key: "k"}, "a"},
+		} {
+			if got := where(t, c.from); got != c.want {
+				t.Errorf("%s: %s answered, want %s", c.what, got, c.want)
+			}
+		}
+		w.buses["a"].busy = true
+		if got := where(t, remote{caller: front}); got != "b" {
+			t.Errorf("with a busy: %s", got)
+		}
+		if got := where(t, remote{caller: b, key: "k"}); got != "b" {
+			t.Errorf("a process that can do it itself, with a busy: %s", got)
+		}
+		w.buses["a"].busy, w.buses["a"].gone = false, true
+		if got := where(t, remote{caller: front, key: "k"}); got != "b" {
+			t.Errorf("with a gone: %s", got)
+		}
+	})
+}
+
+func TestNobodyIsThere(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		front, _ := w.add("front", nil)
+		began := time.Now()
+		var m *merr.Error
+		if _, _, err := (remote{caller: front}).Echo(t.Context(), "", 0); !errors.As(err, &m) || m.Status != 503 || m.Extra["retry_after_ms"] == nil {
+			t.Errorf("nobody there: %v", err)
+		}
+		if took := time.Since(began); took < rpc.Patience || took > rpc.Patience+time.Second {
+			t.Errorf("it took %s", took)
+		}
+		// One comes in time.
+		got := make(chan string)
+		go func() { got <- where(t, remote{caller: front}) }()
+		time.Sleep(rpc.Patience / 2) // of the bubble's clock
+		w.add("a", nil)
+		if node := <-got; node != "a" {
+			t.Errorf("the one that came: %s", node)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		w.change(func() { w.nodes = []string{"front"} })
+		if _, _, err := (remote{caller: front}).Echo(ctx, "", 0); !errors.Is(err, context.DeadlineExceeded) {
+			t.Errorf("with a deadline: %v", err)
+		}
+	})
+}
+
+func TestAProcessDiesWithACall(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.add("a", nil)
+		w.add("b", nil)
+		front, _ := w.add("front", nil)
+		w.buses["a"].deaf = true
+		results := make(chan string, 2)
+		go func() { results <- "again: " + where(t, remote{caller: front, again: true}) }()
+		go func() {
+			_, _, err := (remote{caller: front}).Echo(t.Context(), "x", 1)
+			results <- fmt.Sprint("once: ", merr.From(err).Status)
+		}()
+		time.Sleep(3 * time.Second)
+		select {
+		case r := <-results:
+			t.Fatalf("%s while the process lives", r)
+		default:
+		}
+		w.change(func() { w.nodes = []string{"b", "front"} }) // it is declared dead
+		got := []string{<-results, <-results}
+		slices.Sort(got)
+		if !reflect.DeepEqual(got, []string{"again: b", "once: 503"}) {
+			t.Errorf("got %q", got)
+		}
+		// Where the bus knows it, nobody waits for the others to notice.
+		w.change(func() { w.nodes = []string{"a", "b", "front"} })
+		go func() { results <- where(t, remote{caller: front, again: true}) }()
+		synctest.Wait()
+		w.change(func() { w.buses["a"].gone = true })
+		began := time.Now()
+		if node := <-results; node != "b" || time.Since(began) > 2*time.Second {
+			t.Errorf("%s after %s", node, time.Since(began))
+		}
+	})
+}
+
+func TestCancelReachesTheOtherSide(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		_, a := w.add("a", nil)
+		front, _ := w.add("front", nil)
+		ctx, cancel := context.WithCancel(t.Context())
+		done := make(chan error)
+		go func() { done <- remote{caller: front}.Wait(ctx) }()
+		synctest.Wait()
+		cancel()
+		if err := <-done; !errors.Is(err, context.Canceled) {
+			t.Errorf("caller: %v", err)
+		}
+		if err := <-a.ends; !errors.Is(err, context.Canceled) {
+			t.Errorf("component: %v", err)
+		}
+	})
+}
+
+// Errors are the same values whether the component is here or elsewhere.
+func TestErrorsStayThemselves(t *testing.T) {
+	w := newWorld()
+	a, _ := w.add("a", nil)
+	front, _ := w.add("front", nil)
+	for _, kind := range []string{"matrix", "wrapped", "deadline", "plain", "none"} {
+		here, there := remote{caller: a}.Fail(t.Context(), kind), remote{caller: front}.Fail(t.Context(), kind)
+		if (here == nil) != (there == nil) || here != nil && here.Error() != there.Error() {
+			t.Fatalf("%s: here %v, there %v", kind, here, there)
+		}
+		if here == nil {
+			continue
+		}
+		if errors.Is(here, context.DeadlineExceeded) != errors.Is(there, context.DeadlineExceeded) {
+			t.Errorf("%s: only one is a deadline", kind)
+		}
+		h, hErr := json.Marshal(merr.From(here))
+		e, eErr := json.Marshal(merr.From(there))
+		if err := errors.Join(hErr, eErr); err != nil || string(h) != string(e) || merr.From(here).Status != merr.From(there).Status {
+			t.Errorf("%s: here %s, there %s (%v)", kind, h, e, err)
+		}
+	}
+	var m *merr.Error
+	if err := (remote{caller: front}).Fail(t.Context(), "matrix"); !errors.As(err, &m) || m.Extra["retry_after_ms"] != int64(7) {
+		t.Errorf("the time to wait is %v", m.Extra)
+	}
+}
+
+func TestLargeDataGoesThroughTheDatabase(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		db := open()
+		spill, err := rpc.NewSpill(t.Context(), db, nil, time.Now)
+		if err != nil {
+			t.Fatal(err)
+		}
+		w := newWorld()
+		w.add("a", spill)
+		front, _ := w.add("front", spill)
+		for _, n := range []int{0, 400, 900, 998, 999, 1000, 3 << 20} {
+			data := make([]byte, n)
+			for i := range data {
+				data[i] = byte(i * 7)
+			}
+			got, err := remote{caller: front}.Double(t.Context(), data)
+			if err != nil || len(got) != 2*n || string(got[:n]) != string(data) || string(got[n:]) != string(data) {
+				t.Fatalf("%d bytes: got %d, %v", n, len(got), err)
+			}
+		}
+		var left int
+		if err := db.QueryRow(t.Context(), "SELECT COUNT(*) FROM rpc_spilled").Scan(&left); err != nil || left != 0 {
+			t.Errorf("%d rows are left, %v", left, err)
+		}
+		if _, err := (remote{caller: front}).Double(t.Context(), make([]byte, rpc.MaxBytes+1)); err == nil {
+			t.Error("too much was taken")
+		}
+	})
+}
+
+func BenchmarkInvoke(b *testing.B) {
+	w := newWorld()
+	a, _ := w.add("a", nil)
+	front, _ := w.add("front", nil)
+	for name, caller := range map[string]rpc.Caller{"here": a, "there": front} {
+		b.Run(name, func(b *testing.B) {
+			b.ReportAllocs()
+			for b.Loop() {
+				if _, _, err := (remote{caller: caller}).Echo(b.Context(), "text", 1); err != nil {
+					b.Fatal(err)
+				}
+			}
+		})
+	}
+}
