@@ -1,8 +1,69 @@
 package mediaapi
 
-import "sync"
+import (
+	"context"
+	"errors"
+	"fmt"
+	"maps"
+	"slices"
+	"sync"
+	"time"
 
-// arrivals lets downloads wait for an upload on this node.
+	"weft/internal/sqldb"
+)
+
+// topicArrived carries the IDs of media whose upload has come.
+const topicArrived = "media.arrived"
+
+// lookEvery is how often media that is waited for is looked up, in case a message was lost.
+const lookEvery = time.Second
+
+const selectArrivedSQL = `SELECT media_id FROM media WHERE origin = $1 AND hash IS NOT NULL AND media_id IN `
+
+// Run lets waiting downloads hear of uploads, on this node or another, until ctx ends.
+func (s *Server) Run(ctx context.Context) error {
+	defer s.listen()()
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return nil
+		}
+		if err := s.look(ctx); err != nil && ctx.Err() == nil {
+			s.Log.WithError(err).Warn("uploads that downloads wait for could not be looked up")
+		}
+	}
+}
+
+func (s *Server) listen() (cancel func()) {
+	return s.Bus.Subscribe(topicArrived, func(data []byte) { s.arrived.announce(string(data)) })
+}
+
+// look finds out which uploads have come of those that downloads wait for.
+func (s *Server) look(ctx context.Context) error {
+	return sqldb.Chunk(s.arrived.list(), func(mediaIDs []string) (err error) {
+		in, args := sqldb.InArgs([]any{string(s.ServerName)}, mediaIDs)
+		rows, err := s.DB.Query(ctx, selectArrivedSQL+in, args...)
+		if err != nil {
+			return fmt.Errorf("mediaapi: looking for uploads: %w", err)
+		}
+		for rows.Next() {
+			var mediaID string
+			if err = rows.Scan(&mediaID); err != nil {
+				break
+			}
+			s.arrived.announce(mediaID)
+		}
+		if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
+			return fmt.Errorf("mediaapi: looking for uploads: %w", err)
+		}
+		return nil
+	})
+}
+
+// arrivals lets downloads wait for an upload.
 type arrivals struct {
 	mu      sync.Mutex
 	waiting map[string]*arrival
@@ -43,4 +104,11 @@ func (a *arrivals) announce(mediaID string) {
 		close(w.done)
 		delete(a.waiting, mediaID)
 	}
+}
+
+// list gives the media that is waited for.
+func (a *arrivals) list() []string {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	return slices.Collect(maps.Keys(a.waiting))
 }

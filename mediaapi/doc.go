@@ -11,5 +11,6 @@
 // may be is read from its header first.
 //
 // Remote media is fetched once, however many clients ask a process at the same
-// time, and kept as a cache.
+// time, and kept as a cache. A download that waits for an upload hears of it on
+// the bus, and looks once a second in case it did not.
 package mediaapi

@@ -117,7 +117,7 @@ func (s *Server) findLocal(ctx context.Context, mediaID string, wait time.Durati
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	// Another node may have taken the upload: the row decides.
+	// The row decides, not what was heard of it.
 	if m, err = s.get(context.WithoutCancel(ctx), s.DB, s.ServerName, mediaID); err != nil {
 		return nil, err
 	}

@@ -12,6 +12,7 @@ import (
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"weft/internal/bus"
 	"weft/internal/cache"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
@@ -47,6 +48,7 @@ type Config struct {
 	Log        logrus.FieldLogger
 	Upkeep     *upkeep.Keeper // may be nil: nothing expires
 	Now        func() time.Time
+	Bus        bus.Bus
 	ServerName id.Server
 	// Dir is the folder of the files: of those that come in, and of the media too unless they are in the database.
 	Dir string

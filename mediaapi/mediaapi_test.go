@@ -22,6 +22,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/bus"
 	"weft/internal/fedclient"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
@@ -78,6 +79,7 @@ func newFixture(t *testing.T, cfg Config) *fixture {
 	if err != nil {
 		t.Fatal(err)
 	}
+	t.Cleanup(s.listen())
 	h := httpapi.NewHandler(httpapi.Config{
 		Log: logrus.NewEntry(log), Auth: tokens{},
 		VerifyServer: func(*http.Request, []byte) (id.Server, error) { return "there", nil },
@@ -90,7 +92,7 @@ func places(t *testing.T, fn func(t *testing.T, cfg Config)) {
 	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
 		for name, inDatabase := range map[string]bool{"folder": false, "chunks": true} {
 			t.Run(name, func(t *testing.T) {
-				fn(t, Config{DB: open(), Dir: t.TempDir(), InDatabase: inDatabase})
+				fn(t, Config{DB: open(), Bus: bus.NewLocal(), Dir: t.TempDir(), InDatabase: inDatabase})
 			})
 		}
 	})

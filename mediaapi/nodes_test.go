@@ -12,26 +12,32 @@ import (
 	"slices"
 	"sync"
 	"testing"
+	"testing/synctest"
 	"time"
 
+	"weft/internal/bus"
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/matrix/merr"
 )
 
-// nodes runs a test with two nodes of one server. On SQLite they share the connections too, as nothing else is possible there.
-func nodes(t *testing.T, fn func(t *testing.T, a, b *fixture)) {
+// nodes runs a test with two nodes of one server, whose messages reach only themselves unless they share a bus. On SQLite
+// they share the connections too, as nothing else is possible there.
+func nodes(t *testing.T, shareBus bool, fn func(t *testing.T, a, b *fixture)) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
 		for name, inDatabase := range map[string]bool{"folder": false, "chunks": true} {
 			t.Run(name, func(t *testing.T) {
 				url := newURL()
-				cfg := Config{DB: sqldbtest.Open(t, url), Dir: t.TempDir(), InDatabase: inDatabase}
+				cfg := Config{DB: sqldbtest.Open(t, url), Bus: bus.NewLocal(), Dir: t.TempDir(), InDatabase: inDatabase}
 				a := newFixture(t, cfg)
 				if cfg.DB.Dialect() == sqldb.Postgres {
 					cfg.DB = sqldbtest.Open(t, url)
 				}
 				if inDatabase {
 					cfg.Dir = t.TempDir()
+				}
+				if !shareBus {
+					cfg.Bus = bus.NewLocal()
 				}
 				fn(t, a, newFixture(t, cfg))
 			})
@@ -115,7 +121,7 @@ func random(seed uint64, n int) []byte {
 }
 
 func TestAnyNodeServesWhatAnotherStored(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		for i, size := range []int{
 			0, 1, chunkSize - 1, chunkSize, chunkSize + 1, stageChunks * chunkSize, stageChunks*chunkSize + 1, 5<<20 + 77,
 		} {
@@ -138,7 +144,7 @@ func TestAnyNodeServesWhatAnotherStored(t *testing.T) {
 }
 
 func TestThumbnailsAreSharedByNodes(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		var p bytes.Buffer
 		if err := png.Encode(&p, picture(400, 200)); err != nil {
 			t.Fatal(err)
@@ -159,7 +165,7 @@ func TestThumbnailsAreSharedByNodes(t *testing.T) {
 func TestUploadsThatMeet(t *testing.T) {
 	for name, size := range map[string]int{"small": 10, "large": 5 << 20} {
 		t.Run(name, func(t *testing.T) {
-			nodes(t, func(t *testing.T, a, b *fixture) {
+			nodes(t, false, func(t *testing.T, a, b *fixture) {
 				mediaID := a.create(t)
 				release := hold(t, a.DB, `UPDATE media SET file_name = 'held' WHERE media_id = $1`, mediaID)
 				bodies := [][]byte{random(1, size), random(2, size)}
@@ -196,7 +202,7 @@ func TestUploadsThatMeet(t *testing.T) {
 
 // An upload whose time passes while its row is written is there to stay.
 func TestAnUploadMeetsItsEnd(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		mediaID := a.create(t)
 		release := hold(t, a.DB, `UPDATE media SET expires_ts = 0, hash = $2 WHERE media_id = $1`, mediaID, []byte{1})
 		removed := make(chan map[string]int64)
@@ -205,6 +211,84 @@ func TestAnUploadMeetsItsEnd(t *testing.T) {
 		release()
 		if got := <-removed; got["pending_media"] != 0 {
 			t.Errorf("removed %v", got)
+		}
+	})
+}
+
+func TestADownloadHearsOfAnUploadOnAnotherNode(t *testing.T) {
+	for name, c := range map[string]struct {
+		shareBus bool
+		look     func(b *fixture) error
+	}{
+		"by a message": {true, func(*fixture) error { return nil }},
+		"by looking":   {false, func(b *fixture) error { return b.look(context.Background()) }},
+	} {
+		t.Run(name, func(t *testing.T) {
+			nodes(t, c.shareBus, func(t *testing.T, a, b *fixture) {
+				mediaID := a.create(t)
+				got := make(chan string)
+				for range 2 {
+					go func() {
+						rec := b.do("bob", "GET", "/_matrix/client/v1/media/download/here/"+mediaID+"?timeout_ms=60000", nil)
+						got <- rec.Body.String()
+					}()
+				}
+				until(t, "two who wait", func() bool {
+					b.arrived.mu.Lock()
+					defer b.arrived.mu.Unlock()
+					w := b.arrived.waiting[mediaID]
+					return w != nil && w.waiters == 2
+				})
+				if err := b.look(t.Context()); err != nil || len(b.arrived.list()) != 1 {
+					t.Errorf("before the upload: %v waited for (%v)", b.arrived.list(), err)
+				}
+				began := time.Now()
+				if rec := a.fillWith(mediaID, []byte("late")); rec.Code != 200 {
+					t.Errorf("upload: %d %s", rec.Code, rec.Body)
+				}
+				if err := c.look(b); err != nil {
+					t.Error(err)
+				}
+				for range 2 {
+					if s := <-got; s != "late" || time.Since(began) > 30*time.Second {
+						t.Errorf("who waited got %q after %v", s, time.Since(began))
+					}
+				}
+				if left := b.arrived.list(); len(left) != 0 {
+					t.Errorf("still waited for: %v", left)
+				}
+			})
+		})
+	}
+}
+
+// A node that hears nothing looks once a second.
+func TestANodeLooksForUploads(t *testing.T) {
+	url := sqldbtest.SQLiteURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, err := sqldb.Open(t.Context(), url, sqldb.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		a := newFixture(t, Config{DB: db, Bus: bus.NewLocal(), Dir: t.TempDir()})
+		b := newFixture(t, Config{DB: db, Bus: bus.NewLocal(), Dir: a.Dir})
+		ctx, cancel := context.WithCancel(t.Context())
+		ran, got := make(chan error), make(chan string)
+		go func() { ran <- b.Run(ctx) }()
+		mediaID := a.create(t)
+		go func() {
+			rec := b.do("bob", "GET", "/_matrix/client/v1/media/download/here/"+mediaID+"?timeout_ms=60000", nil)
+			got <- rec.Body.String()
+		}()
+		synctest.Wait()
+		began := time.Now()
+		a.fillWith(mediaID, []byte("late"))
+		if s := <-got; s != "late" || time.Since(began) > lookEvery {
+			t.Errorf("who waited got %q after %v", s, time.Since(began))
+		}
+		cancel()
+		if err := errors.Join(<-ran, db.Close()); err != nil {
+			t.Error(err)
 		}
 	})
 }
@@ -220,7 +304,7 @@ func (f *fixture) put(content []byte, name func(tx *sqldb.Tx) error) error {
 
 // A removal that comes while the same bytes are stored waits for their row, and leaves them.
 func TestARemovalMeetsAStore(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		if !a.InDatabase {
 			t.Skip("the age of a file decides in a folder")
 		}
@@ -257,7 +341,7 @@ func TestARemovalMeetsAStore(t *testing.T) {
 
 // A store that finds its bytes there, and comes to the row as they are removed, stores them again.
 func TestAStoreMeetsARemoval(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		if !a.InDatabase {
 			t.Skip("the age of a file decides in a folder")
 		}
@@ -336,7 +420,7 @@ func TestStoresThatComeToNothing(t *testing.T) {
 
 // Nodes store the same bytes and remove them as media come and go: what has a row is there.
 func TestTheSameBytesComeAndGo(t *testing.T) {
-	nodes(t, func(t *testing.T, a, b *fixture) {
+	nodes(t, false, func(t *testing.T, a, b *fixture) {
 		if !a.InDatabase {
 			t.Skip("the age of a file decides in a folder")
 		}

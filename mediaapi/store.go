@@ -125,6 +125,6 @@ func (s *Server) fill(ctx context.Context, tx *sqldb.Tx, m media) error {
 		}
 		return fmt.Errorf("mediaapi: media %s waits for an upload and takes none", m.mediaID)
 	}
-	tx.OnCommit(func() { s.arrived.announce(m.mediaID) })
+	tx.OnCommit(func() { s.Bus.Publish(topicArrived, []byte(m.mediaID)) })
 	return nil
 }

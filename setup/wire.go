@@ -107,7 +107,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 
 	if slices.Contains(s.cfg.Components, "mediaapi") {
 		media, err := mediaapi.New(ctx, mediaapi.Config{
-			DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name,
+			DB: s.db, Bus: s.bus, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name,
 			Dir: s.cfg.mediaPath(), InDatabase: s.mediaPlace() == mediaInDatabase,
 			MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
 			LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep,
@@ -116,7 +116,7 @@ func (s *Server) wire(ctx context.Context) (*parts, error) {
 		if err != nil {
 			return nil, err
 		}
-		p.routes = append(p.routes, media.Routes())
+		p.add("mediaapi", media.Run, media.Routes())
 	}
 
 	federation, err := federationapi.New(ctx, federationapi.Config{
