@@ -476,5 +476,17 @@ func TestMissingChunks(t *testing.T) {
 				t.Errorf("%s: %v", spoil, err)
 			}
 		}
+		// An image that cannot be read is our fault, not the image's.
+		var p bytes.Buffer
+		if err := png.Encode(&p, picture(400, 200)); err != nil {
+			t.Fatal(err)
+		}
+		mediaID := f.upload(t, p.Bytes(), "image/png", "")
+		if _, err := f.DB.Exec(t.Context(), `DELETE FROM media_chunks WHERE n < $1`, 3); err != nil {
+			t.Fatal(err)
+		}
+		if rec := f.do("alice", "GET", "/_matrix/client/v1/media/thumbnail/here/"+mediaID+"?width=32&height=32", nil); rec.Code != 500 {
+			t.Errorf("a thumbnail of it: %d %s", rec.Code, rec.Body)
+		}
 	})
 }

@@ -177,8 +177,8 @@ func (s *Server) readHeader(ctx context.Context, m *media) (header, error) {
 		return header{}, err
 	}
 	cfg, format, err := image.DecodeConfig(file)
-	if cErr := file.Close(); cErr != nil {
-		return header{}, fmt.Errorf("mediaapi: %w", cErr)
+	if failed := file.end(); failed != nil {
+		return header{}, failed
 	}
 	if err != nil || cfg.Width < 1 || cfg.Height < 1 {
 		return header{}, merr.New(http.StatusBadRequest, "M_UNKNOWN", "the media is no image of a known kind")
@@ -186,12 +186,40 @@ func (s *Server) readHeader(ctx context.Context, m *media) (header, error) {
 	return header{cfg.Width, cfg.Height, format}, nil
 }
 
-func (s *Server) openOriginal(ctx context.Context, m *media) (io.ReadCloser, error) {
+// original is a stored file that is decoded. It remembers that it could not be read, which decoders do not tell apart
+// from an image that is broken.
+type original struct {
+	io.ReadCloser
+	failed error
+}
+
+func (s *Server) openOriginal(ctx context.Context, m *media) (*original, error) {
 	b, err := s.blobs.find(ctx, m.hash, "")
 	if err != nil {
 		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
 	}
-	return b.open(ctx)
+	r, err := b.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
+	}
+	return &original{ReadCloser: r}, nil
+}
+
+// Read implements io.Reader.
+func (o *original) Read(p []byte) (int, error) {
+	n, err := o.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		o.failed = err
+	}
+	return n, err
+}
+
+// end closes the file and tells what went wrong with it.
+func (o *original) end() error {
+	if err := errors.Join(o.failed, o.Close()); err != nil {
+		return fmt.Errorf("mediaapi: reading a stored file: %w", err)
+	}
+	return nil
 }
 
 // scale makes one thumbnail.
@@ -205,7 +233,10 @@ func (s *Server) scale(ctx context.Context, m *media, z size, format string) err
 		return err
 	}
 	src, _, err := image.Decode(file)
-	if err = errors.Join(err, file.Close()); err != nil {
+	if failed := file.end(); failed != nil {
+		return failed
+	}
+	if err != nil {
 		return merr.Unknown("the image cannot be decoded: %v", err)
 	}
 	dst := resize(src, z)
