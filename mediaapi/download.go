@@ -10,13 +10,13 @@ import (
 	"mime/multipart"
 	"net/http"
 	"net/textproto"
-	"os"
 	"strconv"
 	"strings"
 	"time"
 
 	"weft/internal/fedclient"
 	"weft/internal/httpapi"
+	"weft/internal/sqldb"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
@@ -60,7 +60,7 @@ func (s *Server) download(ctx context.Context, r *httpapi.Request, remote bool) 
 	if v := r.Vars["fileName"]; v != "" {
 		name = v
 	}
-	return s.serve(m.hash, "", m.contentType, name)
+	return s.serve(ctx, m.hash, "", m.contentType, name)
 }
 
 // find gives the media a client asks for: it waits for an upload that is still
@@ -117,7 +117,7 @@ func (s *Server) findLocal(ctx context.Context, mediaID string, wait time.Durati
 	case <-timer.C:
 	case <-ctx.Done():
 	}
-	// Another node may have taken the upload: the row decides.
+	// The row decides, not what was heard of it.
 	if m, err = s.get(context.WithoutCancel(ctx), s.DB, s.ServerName, mediaID); err != nil {
 		return nil, err
 	}
@@ -158,11 +158,14 @@ func (s *Server) fetchOnce(ctx context.Context, origin id.Server, mediaID string
 	if _, params, err := mime.ParseMediaType(got.ContentDisposition); err == nil {
 		m.fileName = cleanFileName(params["filename"])
 	}
-	m.hash, m.size, err = s.files.put(got.Body, s.MaxUpload)
-	if err = errors.Join(err, got.Body.Close()); err != nil {
+	f, err := s.spool.take(got.Body, s.MaxUpload)
+	if cErr := got.Body.Close(); err == nil && cErr != nil {
+		err = errors.Join(cErr, f.discard())
+	}
+	if err != nil {
 		return nil, remoteError(origin, err)
 	}
-	return &m, s.insert(ctx, s.DB, m)
+	return &m, s.store(ctx, f, &m, func(tx *sqldb.Tx) error { return s.insert(ctx, tx, m) })
 }
 
 // remoteError says what a client is told when another server's media cannot be
@@ -193,20 +196,20 @@ func cleanFileName(name string) string {
 }
 
 // serve streams a stored file.
-func (s *Server) serve(hash []byte, variant, contentType, name string) (any, error) {
-	info, err := os.Stat(s.files.path(hash, variant))
+func (s *Server) serve(ctx context.Context, hash []byte, variant, contentType, name string) (any, error) {
+	b, err := s.blobs.find(ctx, hash, variant)
 	if err != nil {
-		return nil, fmt.Errorf("mediaapi: a stored file is missing: %w", err)
+		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
 	}
 	h := http.Header{}
 	h.Set("Content-Type", contentType)
-	h.Set("Content-Length", strconv.FormatInt(info.Size(), 10))
+	h.Set("Content-Length", strconv.FormatInt(b.size, 10))
 	h.Set("Content-Disposition", disposition(contentType, name))
 	h.Set("Content-Security-Policy", contentSecurityPolicy)
 	h.Set("Cross-Origin-Resource-Policy", "cross-origin")
 	h.Set("X-Content-Type-Options", "nosniff")
 	h.Set("Cache-Control", "private, max-age=31536000, immutable")
-	return &httpapi.Response{Header: h, Stream: func(w io.Writer) error { return s.files.copy(w, hash, variant) }}, nil
+	return &httpapi.Response{Header: h, Stream: func(w io.Writer) error { return b.copy(ctx, w) }}, nil
 }
 
 // disposition tells a browser to show safe types and to save all others.
@@ -232,7 +235,7 @@ func (s *Server) ServeContent(ctx context.Context, r *httpapi.Request) (any, err
 	if err != nil {
 		return nil, err
 	}
-	return s.serveMultipart(m.hash, "", m.contentType, m.fileName)
+	return s.serveMultipart(ctx, m.hash, "", m.contentType, m.fileName)
 }
 
 func (s *Server) findForServer(ctx context.Context, r *httpapi.Request) (*media, error) {
@@ -249,9 +252,10 @@ func (s *Server) findForServer(ctx context.Context, r *httpapi.Request) (*media,
 
 // serveMultipart streams a file as the second part of multipart/mixed; the
 // first is metadata, of which there is none yet.
-func (s *Server) serveMultipart(hash []byte, variant, contentType, name string) (any, error) {
-	if _, err := os.Stat(s.files.path(hash, variant)); err != nil {
-		return nil, fmt.Errorf("mediaapi: a stored file is missing: %w", err)
+func (s *Server) serveMultipart(ctx context.Context, hash []byte, variant, contentType, name string) (any, error) {
+	b, err := s.blobs.find(ctx, hash, variant)
+	if err != nil {
+		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
 	}
 	boundary := multipart.NewWriter(&bytes.Buffer{}).Boundary()
 	h := http.Header{}
@@ -274,7 +278,7 @@ func (s *Server) serveMultipart(hash []byte, variant, contentType, name string) 
 		if err != nil {
 			return err
 		}
-		if err := s.files.copy(part, hash, variant); err != nil {
+		if err := b.copy(ctx, part); err != nil {
 			return err
 		}
 		return mw.Close()

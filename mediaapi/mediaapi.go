@@ -5,12 +5,15 @@ import (
 	"embed"
 	"fmt"
 	"io/fs"
+	"path/filepath"
 	"time"
 
 	"github.com/sirupsen/logrus"
 	"golang.org/x/sync/semaphore"
 	"golang.org/x/sync/singleflight"
 
+	"weft/internal/bus"
+	"weft/internal/cache"
 	"weft/internal/fedclient"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
@@ -45,9 +48,12 @@ type Config struct {
 	Log        logrus.FieldLogger
 	Upkeep     *upkeep.Keeper // may be nil: nothing expires
 	Now        func() time.Time
+	Bus        bus.Bus
 	ServerName id.Server
-	// Dir is the folder of the files.
+	// Dir is the folder of the files: of those that come in, and of the media too unless they are in the database.
 	Dir string
+	// InDatabase keeps media in the database, for processes that share no folder.
+	InDatabase bool
 	// MaxUpload bounds uploads and remote media, in bytes.
 	MaxUpload int64
 	// Scalers is how many images may be scaled at the same time; 0: one.
@@ -65,14 +71,16 @@ type Config struct {
 // Server is the content repository.
 type Server struct {
 	Config
-	files   fileStore
+	spool   spool
+	blobs   blobs
 	scaling *semaphore.Weighted
 	fetches singleflight.Group
 	scales  singleflight.Group
+	headers *cache.Cache[string, header]
 	arrived *arrivals
 }
 
-// New makes a content repository and brings its table up to date.
+// New makes a content repository and brings its tables up to date.
 func New(ctx context.Context, cfg Config) (*Server, error) {
 	dir, err := fs.Sub(migrations, "migrations")
 	if err != nil {
@@ -84,14 +92,23 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if cfg.Now == nil {
 		cfg.Now = time.Now
 	}
-	files, err := openFileStore(cfg.Dir)
+	sp, err := openSpool(filepath.Join(cfg.Dir, "tmp"))
+	if err != nil {
+		return nil, err
+	}
+	headers, err := newHeaders(cfg.Now)
 	if err != nil {
 		return nil, err
 	}
 	s := &Server{
-		Config: cfg, files: files,
+		Config: cfg, spool: sp,
 		scaling: semaphore.NewWeighted(int64(max(cfg.Scalers, 1))),
-		arrived: newArrivals(),
+		headers: headers, arrived: newArrivals(),
+	}
+	now := func() time.Time { return s.Now() }
+	s.blobs = folder{spool: sp, root: cfg.Dir, db: cfg.DB, now: now}
+	if cfg.InDatabase {
+		s.blobs = chunks{db: cfg.DB, now: now}
 	}
 	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil

@@ -22,6 +22,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/bus"
 	"weft/internal/fedclient"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
@@ -66,24 +67,40 @@ type fixture struct {
 	remote *remote
 }
 
-func each(t *testing.T, fn func(t *testing.T, f *fixture)) {
+// newFixture makes a node.
+func newFixture(t *testing.T, cfg Config) *fixture {
+	t.Helper()
+	log := logrus.New()
+	log.SetOutput(io.Discard)
+	r := &remote{content: []byte("hello")}
+	cfg.Log, cfg.Now, cfg.ServerName, cfg.MaxUpload, cfg.Remote = log, time.Now, "here", 6<<20, r
+	cfg.LegacyDownloads, cfg.RemoteLifetime = true, 90*24*time.Hour
+	s, err := New(t.Context(), cfg)
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(s.listen())
+	h := httpapi.NewHandler(httpapi.Config{
+		Log: logrus.NewEntry(log), Auth: tokens{},
+		VerifyServer: func(*http.Request, []byte) (id.Server, error) { return "there", nil },
+	}, s.Routes())
+	return &fixture{s, h, r}
+}
+
+// places runs a test with bytes in a folder and in the database, on both databases.
+func places(t *testing.T, fn func(t *testing.T, cfg Config)) {
 	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
-		log := logrus.New()
-		log.SetOutput(io.Discard)
-		r := &remote{content: []byte("hello")}
-		s, err := New(context.Background(), Config{
-			DB: open(), Log: log, Now: time.Now, ServerName: "here", Dir: t.TempDir(),
-			MaxUpload: 1 << 20, Remote: r, LegacyDownloads: true, RemoteLifetime: 90 * 24 * time.Hour,
-		})
-		if err != nil {
-			t.Fatal(err)
+		for name, inDatabase := range map[string]bool{"folder": false, "chunks": true} {
+			t.Run(name, func(t *testing.T) {
+				fn(t, Config{DB: open(), Bus: bus.NewLocal(), Dir: t.TempDir(), InDatabase: inDatabase})
+			})
 		}
-		h := httpapi.NewHandler(httpapi.Config{
-			Log: logrus.NewEntry(log), Auth: tokens{},
-			VerifyServer: func(*http.Request, []byte) (id.Server, error) { return "there", nil },
-		}, s.Routes())
-		fn(t, &fixture{s, h, r})
 	})
+}
+
+// each runs a test with a node in each place.
+func each(t *testing.T, fn func(t *testing.T, f *fixture)) {
+	places(t, func(t *testing.T, cfg Config) { fn(t, newFixture(t, cfg)) })
 }
 
 func (f *fixture) do(user, method, path string, body []byte, header ...string) *httptest.ResponseRecorder {
@@ -161,7 +178,7 @@ func TestTheSameBytesAreStoredOnce(t *testing.T) {
 
 func TestWhatIsRefused(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
-		big := make([]byte, 1<<20+1)
+		big := make([]byte, 6<<20+1)
 		for _, c := range []struct {
 			name, user, method, path string
 			body                     []byte
@@ -185,7 +202,7 @@ func TestWhatIsRefused(t *testing.T) {
 			}
 		}
 		rec := f.do("alice", "GET", "/_matrix/client/v1/media/config", nil)
-		if rec.Body.String() != `{"m.upload.size":1048576}` {
+		if rec.Body.String() != `{"m.upload.size":6291456}` {
 			t.Errorf("config: %s", rec.Body)
 		}
 	})
@@ -265,7 +282,7 @@ func TestRemoteFailures(t *testing.T) {
 			code    string
 		}{
 			"unreachable": {err: errors.New("dial tcp: refused"), status: 502, code: "M_CONNECTION_FAILED"},
-			"too large":   {content: make([]byte, 1<<20+1), status: 502, code: "M_TOO_LARGE"},
+			"too large":   {content: make([]byte, 6<<20+1), status: 502, code: "M_TOO_LARGE"},
 			"not yet":     {err: merr.NotYetUploaded("wait"), status: 504, code: "M_NOT_YET_UPLOADED"},
 		} {
 			f.remote.err, f.remote.content = c.err, c.content

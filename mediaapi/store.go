@@ -5,7 +5,6 @@ import (
 	"database/sql"
 	"errors"
 	"fmt"
-	"sync"
 
 	"weft/internal/sqldb"
 	"weft/matrix/id"
@@ -19,7 +18,7 @@ const (
 		WHERE origin = $1 AND media_id = $2`
 	touchMediaSQL = `UPDATE media SET used_ts = $3 WHERE origin = $1 AND media_id = $2`
 	fillMediaSQL  = `UPDATE media SET hash = $3, size = $4, content_type = $5, file_name = $6, expires_ts = 0
-		WHERE origin = $1 AND media_id = $2 AND hash IS NULL`
+		WHERE origin = $1 AND media_id = $2 AND uploader = $7 AND hash IS NULL AND expires_ts >= $8`
 	countPendingSQL = `SELECT COUNT(*) FROM media WHERE uploader = $1 AND expires_ts > $2`
 )
 
@@ -112,62 +111,20 @@ func (s *Server) checkPending(ctx context.Context, q sqldb.Querier, by id.User, 
 	return nil
 }
 
-// fill completes created media.
-func (s *Server) fill(ctx context.Context, m media) error {
-	err := s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+// fill completes created media. Of several uploads that meet, the one whose update finds the row empty is the
+// upload.
+func (s *Server) fill(ctx context.Context, tx *sqldb.Tx, m media) error {
+	ok, err := touches(tx.Exec(ctx, fillMediaSQL, string(m.origin), m.mediaID, m.hash, m.size, m.contentType, m.fileName,
+		string(m.uploader), s.Now().UnixMilli()))
+	if err != nil {
+		return fmt.Errorf("mediaapi: completing media: %w", err)
+	}
+	if !ok {
 		if err := s.checkPending(ctx, tx, m.uploader, m.mediaID); err != nil {
 			return err
 		}
-		if _, err := tx.Exec(ctx, fillMediaSQL, string(m.origin), m.mediaID, m.hash, m.size, m.contentType, m.fileName); err != nil {
-			return fmt.Errorf("mediaapi: completing media: %w", err)
-		}
-		return nil
-	})
-	if err == nil {
-		s.arrived.announce(m.mediaID)
+		return fmt.Errorf("mediaapi: media %s waits for an upload and takes none", m.mediaID)
 	}
-	return err
-}
-
-// arrivals lets downloads wait for an upload on this node.
-type arrivals struct {
-	mu      sync.Mutex
-	waiting map[string]*arrival
-}
-
-// arrival is one media ID that somebody waits for.
-type arrival struct {
-	done    chan struct{}
-	waiters int
-}
-
-func newArrivals() *arrivals { return &arrivals{waiting: map[string]*arrival{}} }
-
-// wait returns a channel that is closed when the media arrives; stop must be
-// called when it is no longer waited for.
-func (a *arrivals) wait(mediaID string) (done <-chan struct{}, stop func()) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	w, ok := a.waiting[mediaID]
-	if !ok {
-		w = &arrival{done: make(chan struct{})}
-		a.waiting[mediaID] = w
-	}
-	w.waiters++
-	return w.done, func() {
-		a.mu.Lock()
-		defer a.mu.Unlock()
-		if w.waiters--; w.waiters == 0 && a.waiting[mediaID] == w {
-			delete(a.waiting, mediaID)
-		}
-	}
-}
-
-func (a *arrivals) announce(mediaID string) {
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	if w, ok := a.waiting[mediaID]; ok {
-		close(w.done)
-		delete(a.waiting, mediaID)
-	}
+	tx.OnCommit(func() { s.Bus.Publish(topicArrived, []byte(m.mediaID)) })
+	return nil
 }

@@ -9,12 +9,15 @@ import (
 	_ "image/gif" // decodes
 	"image/jpeg"
 	"image/png"
+	"io"
+	"io/fs"
 	"net/http"
-	"os"
+	"time"
 
 	"golang.org/x/image/draw"
 	_ "golang.org/x/image/webp" // decodes
 
+	"weft/internal/cache"
 	"weft/internal/httpapi"
 	"weft/matrix/merr"
 )
@@ -24,6 +27,11 @@ import (
 var thumbnailSizes = []size{
 	{32, 32, true}, {96, 96, true}, {320, 240, false}, {640, 480, false}, {800, 600, false},
 }
+
+const (
+	headersBytes = 1 << 20 // some 5,000 images
+	headersLife  = 24 * time.Hour
+)
 
 // size is a thumbnail's width, height and method.
 type size struct {
@@ -81,7 +89,7 @@ func (s *Server) getThumbnail(ctx context.Context, r *httpapi.Request, remote bo
 	if err != nil {
 		return nil, err
 	}
-	return s.serve(m.hash, variant, contentType, m.fileName)
+	return s.serve(ctx, m.hash, variant, contentType, m.fileName)
 }
 
 // ServeThumbnail serves a thumbnail of local media to another server.
@@ -100,7 +108,7 @@ func (s *Server) ServeThumbnail(ctx context.Context, r *httpapi.Request) (any, e
 	if err != nil {
 		return nil, err
 	}
-	return s.serveMultipart(m.hash, variant, contentType, m.fileName)
+	return s.serveMultipart(ctx, m.hash, variant, contentType, m.fileName)
 }
 
 func thumbnailParams(r *httpapi.Request) (size, bool, error) {
@@ -125,45 +133,93 @@ func thumbnailParams(r *httpapi.Request) (size, bool, error) {
 	return z, kept, nil
 }
 
-// thumbnail makes sure that a thumbnail is on disk and tells which file to
+// thumbnail makes sure that a thumbnail is kept and tells which file to
 // serve: the original, where it is smaller than what was asked for.
 func (s *Server) thumbnail(ctx context.Context, m *media, z size, kept bool) (variant, contentType string, err error) {
-	cfg, format, err := s.imageConfig(m)
+	img, err := s.headers.Load(string(m.hash), func() (header, error) { return s.readHeader(ctx, m) })
 	if err != nil {
 		return "", "", err
 	}
-	if !kept || (cfg.Width <= z.w && cfg.Height <= z.h) {
-		return "", "image/" + format, nil
+	if !kept || (img.w <= z.w && img.h <= z.h) {
+		return "", "image/" + img.format, nil
 	}
-	if cfg.Width*cfg.Height > maxPixels {
+	if img.w*img.h > maxPixels {
 		return "", "", merr.TooLarge("the image has more than %d pixels", maxPixels)
 	}
 	variant, contentType = z.variant(), "image/png"
-	if format == "jpeg" {
+	if img.format == "jpeg" {
 		contentType = "image/jpeg"
 	}
-	if _, err := os.Stat(s.files.path(m.hash, variant)); err == nil {
-		return variant, contentType, nil
+	if _, err := s.blobs.find(ctx, m.hash, variant); !errors.Is(err, fs.ErrNotExist) {
+		return variant, contentType, err
 	}
 	key := string(m.hash) + variant
-	_, err, _ = s.scales.Do(key, func() (any, error) { return nil, s.scale(context.WithoutCancel(ctx), m, z, format) })
+	_, err, _ = s.scales.Do(key, func() (any, error) { return nil, s.scale(context.WithoutCancel(ctx), m, z, img.format) })
 	return variant, contentType, err
 }
 
-// imageConfig reads an image's header.
-func (s *Server) imageConfig(m *media) (image.Config, string, error) {
-	file, _, err := s.files.open(m.hash, "")
+// header is what an image says about itself.
+type header struct {
+	w, h   int
+	format string
+}
+
+// newHeaders remembers headers by hash, so that a thumbnail that is there takes no look at the original. The
+// bytes of a hash never change.
+func newHeaders(now func() time.Time) (*cache.Cache[string, header], error) {
+	return cache.New(headersBytes, headersLife, now, func(hash string, h header) int { return len(hash) + len(h.format) + 32 })
+}
+
+// readHeader reads an image's header.
+func (s *Server) readHeader(ctx context.Context, m *media) (header, error) {
+	file, err := s.openOriginal(ctx, m)
 	if err != nil {
-		return image.Config{}, "", fmt.Errorf("mediaapi: a stored file is missing: %w", err)
+		return header{}, err
 	}
 	cfg, format, err := image.DecodeConfig(file)
-	if cErr := file.Close(); cErr != nil {
-		return cfg, format, fmt.Errorf("mediaapi: %w", cErr)
+	if failed := file.end(); failed != nil {
+		return header{}, failed
 	}
 	if err != nil || cfg.Width < 1 || cfg.Height < 1 {
-		return cfg, format, merr.New(http.StatusBadRequest, "M_UNKNOWN", "the media is no image of a known kind")
+		return header{}, merr.New(http.StatusBadRequest, "M_UNKNOWN", "the media is no image of a known kind")
 	}
-	return cfg, format, nil
+	return header{cfg.Width, cfg.Height, format}, nil
+}
+
+// original is a stored file that is decoded. It remembers that it could not be read, which decoders do not tell apart
+// from an image that is broken.
+type original struct {
+	io.ReadCloser
+	failed error
+}
+
+func (s *Server) openOriginal(ctx context.Context, m *media) (*original, error) {
+	b, err := s.blobs.find(ctx, m.hash, "")
+	if err != nil {
+		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
+	}
+	r, err := b.open(ctx)
+	if err != nil {
+		return nil, fmt.Errorf("mediaapi: a stored file cannot be had: %w", err)
+	}
+	return &original{ReadCloser: r}, nil
+}
+
+// Read implements io.Reader.
+func (o *original) Read(p []byte) (int, error) {
+	n, err := o.ReadCloser.Read(p)
+	if err != nil && err != io.EOF {
+		o.failed = err
+	}
+	return n, err
+}
+
+// end closes the file and tells what went wrong with it.
+func (o *original) end() error {
+	if err := errors.Join(o.failed, o.Close()); err != nil {
+		return fmt.Errorf("mediaapi: reading a stored file: %w", err)
+	}
+	return nil
 }
 
 // scale makes one thumbnail.
@@ -172,12 +228,15 @@ func (s *Server) scale(ctx context.Context, m *media, z size, format string) err
 		return err
 	}
 	defer s.scaling.Release(1)
-	file, _, err := s.files.open(m.hash, "")
+	file, err := s.openOriginal(ctx, m)
 	if err != nil {
 		return err
 	}
 	src, _, err := image.Decode(file)
-	if err = errors.Join(err, file.Close()); err != nil {
+	if failed := file.end(); failed != nil {
+		return failed
+	}
+	if err != nil {
 		return merr.Unknown("the image cannot be decoded: %v", err)
 	}
 	dst := resize(src, z)
@@ -190,7 +249,7 @@ func (s *Server) scale(ctx context.Context, m *media, z size, format string) err
 	if err != nil {
 		return fmt.Errorf("mediaapi: encoding a thumbnail: %w", err)
 	}
-	return s.files.putVariant(m.hash, z.variant(), buf.Bytes())
+	return s.blobs.putVariant(ctx, m.hash, z.variant(), buf.Bytes())
 }
 
 // resize scales src down to z. Scaling keeps the aspect ratio and makes neither

@@ -3,10 +3,15 @@ package mediaapi
 import (
 	"bytes"
 	"crypto/sha256"
+	"errors"
+	"io/fs"
 	"os"
 	"path/filepath"
+	"strings"
 	"testing"
 	"time"
+
+	"weft/internal/sqldb"
 )
 
 const day = 24 * time.Hour
@@ -26,7 +31,8 @@ func (f *fixture) keep(t *testing.T, days int) map[string]int64 {
 	return out
 }
 
-func (f *fixture) fileCount(t *testing.T) (n int) {
+// count counts files in all, with those that are being made, and what is kept in the database.
+func (f *fixture) count(t *testing.T) (n int) {
 	t.Helper()
 	err := filepath.Walk(f.Dir, func(_ string, info os.FileInfo, err error) error {
 		if err == nil && info.Mode().IsRegular() {
@@ -34,10 +40,57 @@ func (f *fixture) fileCount(t *testing.T) (n int) {
 		}
 		return err
 	})
+	var blobs int
+	if err == nil {
+		err = f.DB.QueryRow(t.Context(), `SELECT COUNT(*) FROM media_blobs`).Scan(&blobs)
+	}
 	if err != nil {
 		t.Fatal(err)
 	}
-	return n
+	return n + blobs
+}
+
+// check fails the test where chunks belong to nothing, or bytes are not whole.
+func (f *fixture) check(t *testing.T) {
+	t.Helper()
+	for what, query := range map[string]string{
+		"chunks of no blob": `SELECT COUNT(*) FROM media_chunks WHERE NOT EXISTS (SELECT 1 FROM media_blobs b WHERE b.blob = media_chunks.blob)`,
+		"blobs of another size": `SELECT COUNT(*) FROM media_blobs WHERE size <>
+			(SELECT COALESCE(SUM(LENGTH(data)), 0) FROM media_chunks c WHERE c.blob = media_blobs.blob)`,
+		"unfinished uploads":         `SELECT COUNT(*) FROM media_uploads`,
+		"thumbnails without a whole": `SELECT COUNT(*) FROM media_blobs v WHERE NOT EXISTS (SELECT 1 FROM media_blobs b WHERE b.hash = v.hash AND b.variant = '')`,
+	} {
+		var n int
+		if err := f.DB.QueryRow(t.Context(), query).Scan(&n); err != nil || n != 0 {
+			t.Errorf("%s: %d (%v)", what, n, err)
+		}
+	}
+	if left, err := filepath.Glob(filepath.Join(f.Dir, "tmp", "*")); err != nil || len(left) > 0 {
+		t.Errorf("files are left: %v (%v)", left, err)
+	}
+}
+
+// keepBytes keeps bytes that no row names.
+func (f *fixture) keepBytes(t *testing.T, content []byte) (hash []byte) {
+	t.Helper()
+	var m media
+	file, err := f.spool.take(bytes.NewReader(content), f.MaxUpload)
+	if err == nil {
+		err = f.store(t.Context(), file, &m, func(*sqldb.Tx) error { return nil })
+	}
+	if err != nil {
+		t.Fatal(err)
+	}
+	return m.hash
+}
+
+func (f *fixture) has(t *testing.T, hash []byte, variant string) bool {
+	t.Helper()
+	_, err := f.blobs.find(t.Context(), hash, variant)
+	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+		t.Fatal(err)
+	}
+	return err == nil
 }
 
 func TestRemoteMediaThatNobodyLooksAtGoes(t *testing.T) {
@@ -59,15 +112,17 @@ func TestRemoteMediaThatNobodyLooksAtGoes(t *testing.T) {
 			t.Errorf("after 120 days: %v", got)
 		}
 		hash := sha256.Sum256(f.remote.content)
-		if err := f.files.putVariant(hash[:], "96x96-crop", []byte("small")); err != nil {
+		if err := f.blobs.putVariant(t.Context(), hash[:], "96x96-crop", []byte("small")); err != nil {
 			t.Fatal(err)
 		}
 		if got := f.keep(t, 151); got["remote_media"] != 1 {
 			t.Errorf("after 151 days: %v", got)
 		}
-		if n := f.fileCount(t); n != 1 {
+		if n := f.count(t); n != 1 {
 			t.Errorf("%d files are left, want the one of this server", n)
 		}
+		f.keep(t, 153)
+		f.check(t)
 		get() // it is fetched again
 		if n := f.remote.asked.Load(); n != 2 {
 			t.Errorf("asked %d times", n)
@@ -75,8 +130,7 @@ func TestRemoteMediaThatNobodyLooksAtGoes(t *testing.T) {
 	})
 }
 
-// A file that is ours too stays when the remote media goes, and one that was just stored stays even
-// without a row.
+// A file that is ours too stays when the remote media goes.
 func TestFilesThatAreStillWanted(t *testing.T) {
 	each(t, func(t *testing.T, f *fixture) {
 		f.do("alice", "GET", "/_matrix/client/v1/media/download/there/known", nil)
@@ -87,23 +141,53 @@ func TestFilesThatAreStillWanted(t *testing.T) {
 		if rec := f.do("alice", "GET", "/_matrix/client/v1/media/download/here/"+mine, nil); rec.Code != 200 {
 			t.Errorf("ours: %d %s", rec.Code, rec.Body)
 		}
-		hash, _, err := f.files.put(bytes.NewReader([]byte("on its way")), 100)
-		if err != nil {
+		f.keep(t, 102)
+		f.check(t)
+	})
+}
+
+// Bytes that no row names go, with their thumbnails; in a folder after a day, because their row could still come.
+func TestBytesThatNothingNamesGo(t *testing.T) {
+	each(t, func(t *testing.T, f *fixture) {
+		mine := f.upload(t, []byte("named"), "text/plain", "")
+		hash := sha256.Sum256([]byte("unnamed"))
+		if f.InDatabase {
+			f.keepBytes(t, []byte("unnamed"))
+		} else {
+			no := errors.New("no")
+			if err := f.put([]byte("unnamed"), func(*sqldb.Tx) error { return no }); !errors.Is(err, no) {
+				t.Fatal(err)
+			}
+			foreign := filepath.Join(f.Dir, "ab", "cd")
+			if err := errors.Join(os.MkdirAll(foreign, 0o700), os.WriteFile(filepath.Join(foreign, strings.Repeat("e", 60)), nil, 0o600)); err != nil {
+				t.Fatal(err)
+			}
+		}
+		if err := f.blobs.putVariant(t.Context(), hash[:], "96x96-crop", []byte("small")); err != nil {
 			t.Fatal(err)
 		}
-		for _, c := range []struct {
-			before time.Time
-			want   bool
-		}{{time.Now().Add(-day), false}, {time.Now().Add(day), true}, {time.Now().Add(day), false}} {
-			if got, err := f.files.remove(hash, c.before); got != c.want || err != nil {
-				t.Errorf("removed: %v (%v), want %v", got, err, c.want)
-			}
-			if file, _, err := f.files.open(hash, ""); err == nil {
-				_ = file.Close()
-			} else if !c.want && c.before.Before(time.Now()) {
-				t.Errorf("the young file is gone: %v", err)
+		if !f.InDatabase {
+			if got := f.keep(t, 0); got["unnamed_media"] != 0 || !f.has(t, hash[:], "") {
+				t.Errorf("at once: %v", got)
 			}
 		}
+		if got := f.keep(t, 2); got["unnamed_media"] != 1 || f.has(t, hash[:], "") || f.has(t, hash[:], "96x96-crop") {
+			t.Errorf("later: %v", got)
+		}
+		want := 1
+		if !f.InDatabase {
+			want = 2 // and the one that nobody knows
+		}
+		if got := f.keep(t, 2); got["unnamed_media"] != 0 || f.count(t) != want {
+			t.Errorf("once more: %v, %d files", got, f.count(t))
+		}
+		if err := f.blobs.putVariant(t.Context(), hash[:], "32x32-crop", []byte("small")); !errors.Is(err, fs.ErrNotExist) || f.has(t, hash[:], "32x32-crop") {
+			t.Errorf("a thumbnail that comes too late: %v", err)
+		}
+		if rec := f.do("alice", "GET", "/_matrix/client/v1/media/download/here/"+mine, nil); rec.Code != 200 || rec.Body.String() != "named" {
+			t.Errorf("ours: %d %s", rec.Code, rec.Body)
+		}
+		f.check(t)
 	})
 }
 
@@ -112,10 +196,10 @@ func TestBrokenUploadsGo(t *testing.T) {
 		if err := os.WriteFile(filepath.Join(f.Dir, "tmp", "upload-1"), []byte("x"), 0o600); err != nil {
 			t.Fatal(err)
 		}
-		if got := f.keep(t, 0); got["broken_uploads"] != 0 || f.fileCount(t) != 1 {
+		if got := f.keep(t, 0); got["broken_uploads"] != 0 || f.count(t) != 1 {
 			t.Errorf("at once: %v", got)
 		}
-		if got := f.keep(t, 2); got["broken_uploads"] != 1 || f.fileCount(t) != 0 {
+		if got := f.keep(t, 2); got["broken_uploads"] != 1 || f.count(t) != 0 {
 			t.Errorf("later: %v", got)
 		}
 	})

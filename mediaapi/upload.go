@@ -5,12 +5,12 @@ import (
 	"crypto/rand"
 	"encoding/base64"
 	"fmt"
-	"io"
 	"mime"
 	"net/http"
 	"strings"
 
 	"weft/internal/httpapi"
+	"weft/internal/sqldb"
 	"weft/matrix/id"
 	"weft/matrix/merr"
 )
@@ -37,12 +37,12 @@ func (s *Server) GetConfig(context.Context, *httpapi.Request) (any, error) {
 //
 // spec: client-server, POST /_matrix/media/v3/upload
 func (s *Server) UploadContent(ctx context.Context, r *httpapi.Request) (any, error) {
-	m, err := s.receive(r)
+	m, err := s.describe(r)
 	if err != nil {
 		return nil, err
 	}
 	m.mediaID = newMediaID()
-	if err := s.insert(ctx, s.DB, m); err != nil {
+	if err := s.receive(ctx, r, &m, func(tx *sqldb.Tx) error { return s.insert(ctx, tx, m) }); err != nil {
 		return nil, err
 	}
 	return map[string]string{"content_uri": s.uri(m.mediaID)}, nil
@@ -74,16 +74,16 @@ func (s *Server) UploadContentToMXC(ctx context.Context, r *httpapi.Request) (an
 	if err := s.checkPending(ctx, s.DB, r.Session.User, mediaID); err != nil {
 		return nil, err
 	}
-	m, err := s.receive(r)
+	m, err := s.describe(r)
 	if err != nil {
 		return nil, err
 	}
 	m.mediaID = mediaID
-	return nil, s.fill(ctx, m)
+	return nil, s.receive(ctx, r, &m, func(tx *sqldb.Tx) error { return s.fill(ctx, tx, m) })
 }
 
-// receive stores the bytes of an upload.
-func (s *Server) receive(r *httpapi.Request) (media, error) {
+// describe reads what an upload says about itself.
+func (s *Server) describe(r *httpapi.Request) (media, error) {
 	if r.HTTP.ContentLength > s.MaxUpload {
 		return media{}, merr.TooLarge("the content is larger than %d bytes", s.MaxUpload)
 	}
@@ -93,9 +93,27 @@ func (s *Server) receive(r *httpapi.Request) (media, error) {
 	if len(m.fileName) > maxFileName || strings.ContainsAny(m.fileName, "\x00\r\n") {
 		return media{}, merr.InvalidParam("filename is longer than %d bytes, or holds control characters", maxFileName)
 	}
-	var err error
-	m.hash, m.size, err = s.files.put(io.LimitReader(r.HTTP.Body, s.MaxUpload+1), s.MaxUpload)
-	return m, err
+	return m, nil
+}
+
+// receive takes in the bytes of an upload and keeps them. name writes the row.
+func (s *Server) receive(ctx context.Context, r *httpapi.Request, m *media, name func(tx *sqldb.Tx) error) error {
+	f, err := s.spool.take(r.HTTP.Body, s.MaxUpload)
+	if err != nil {
+		return err
+	}
+	return s.store(ctx, f, m, name)
+}
+
+// store puts what came in where it stays, and runs name in the transaction with which it is there. m has the hash and the
+// size by then.
+func (s *Server) store(ctx context.Context, f *spooled, m *media, name func(tx *sqldb.Tx) error) error {
+	m.hash, m.size = f.hash, f.size
+	err := s.blobs.put(ctx, f, name)
+	if dErr := f.discard(); dErr != nil {
+		s.Log.WithError(dErr).Warn("a file stays in the folder of those that come in, for a day or two")
+	}
+	return err
 }
 
 // cleanContentType keeps a well-formed content type of a sane length.

@@ -98,7 +98,7 @@ type WellKnown struct {
 // Media is about uploads and media of other servers.
 type Media struct {
 	MaxUpload       Bytes    `yaml:"max_upload" doc:"Largest upload, and largest file fetched from another server."`
-	Path            string   `yaml:"path" doc:"Folder of media. Empty: media in data_dir."`
+	Path            string   `yaml:"path" doc:"Folder of media. Processes on one PostgreSQL database need one that they all see. Empty: on PostgreSQL media are in the database, so that they need none; on SQLite in the folder media in data_dir. It must stay as it was when the server was first used."`
 	RemoteLifetime  Duration `yaml:"remote_lifetime" doc:"How long media of other servers is kept after somebody last looked at it; it is fetched again when it is wanted. 0: for ever."`
 	LegacyDownloads bool     `yaml:"legacy_downloads" doc:"Serve media without authentication too, for clients and servers from before spec v1.11."`
 }
@@ -166,7 +166,7 @@ func (c *Config) signingKeyPath() string {
 	return filepath.Join(c.DataDir, "signing.key")
 }
 
-// mediaPath gives the folder of media.
+// mediaPath gives the folder of media, and of uploads on their way into the database.
 func (c *Config) mediaPath() string {
 	if c.Media.Path != "" {
 		return c.Media.Path

@@ -196,6 +196,26 @@ func TestServersThatCannotStart(t *testing.T) {
 	}
 }
 
+// Processes on one database keep media in one place: in the database, or in a folder that all were told of.
+func TestWhereMediaAre(t *testing.T) {
+	c := testConfig(t, "m.test")
+	c.Database = sqldbtest.PostgresURL(t)
+	s, stop := boot(t, c)
+	base := s.URLs()[0]
+	_, got := call(t, "POST", base+"/_matrix/media/v3/upload", register(t, base, "alice"), "a picture")
+	var n int
+	if err := s.db.QueryRow(t.Context(), `SELECT COUNT(*) FROM media_blobs`).Scan(&n); err != nil || n != 1 {
+		t.Errorf("%v: %d in the database (%v)", got, n, err)
+	}
+	stop()
+	other := testConfig(t, "m.test")
+	other.Database, other.Media.Path = c.Database, t.TempDir()
+	s, err := Run(t.Context(), other, RunOptions{Log: quiet().Logger})
+	if err == nil || !strings.Contains(err.Error(), "media.path") {
+		t.Errorf("with a folder: %v, %v", s, err)
+	}
+}
+
 func TestUsersWithoutAServer(t *testing.T) {
 	c := testConfig(t, "u.test")
 	c.Registration.Mode = "closed"

@@ -23,6 +23,7 @@ const (
 	settingServerName = "server_name"
 	settingConfig     = "config"
 	settingKey        = "signing_key"
+	settingMedia      = "media"
 )
 
 // sharedConfig are the options that belong to the server and not to one of its processes.
@@ -75,7 +76,36 @@ func (s *Server) noteShared(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
+	if err := s.agreeOnMedia(ctx); err != nil {
+		return err
+	}
 	return cluster.SetSetting(ctx, s.db, settingConfig, said)
+}
+
+// The places where media may be. What is in one is not found in the other.
+const (
+	mediaInDatabase = "the database"
+	mediaInFolder   = "a folder"
+)
+
+func (s *Server) mediaPlace() string {
+	if s.db.Dialect() == sqldb.Postgres && s.cfg.Media.Path == "" {
+		return mediaInDatabase
+	}
+	return mediaInFolder
+}
+
+// agreeOnMedia refuses a process that would keep media elsewhere than the others do, or did before.
+func (s *Server) agreeOnMedia(ctx context.Context) error {
+	if !slices.Contains(s.cfg.Components, "mediaapi") {
+		return nil
+	}
+	place := s.mediaPlace()
+	was, err := cluster.Setting(ctx, s.db, settingMedia, func() ([]byte, error) { return []byte(place), nil })
+	if err == nil && string(was) != place {
+		err = fmt.Errorf("media.path: the media of this server are in %s, and this process was told to keep them in %s", was, place)
+	}
+	return err
 }
 
 // errNameless says that nobody has told the server's name yet.

@@ -213,7 +213,8 @@ func (w *wiring) syncAway() {
 func (w *wiring) mediaConfig() mediaapi.Config {
 	s := w.s
 	return mediaapi.Config{
-		DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: w.name, Dir: s.cfg.mediaPath(),
+		DB: s.db, Bus: s.bus, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: w.name,
+		Dir: s.cfg.mediaPath(), InDatabase: s.mediaPlace() == mediaInDatabase,
 		MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
 		LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep.Of("mediaapi"),
 		RemoteLifetime: time.Duration(s.cfg.Media.RemoteLifetime),
@@ -225,7 +226,7 @@ func (w *wiring) mediaAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	w.add("mediaapi", nil, media.Routes())
+	w.add("mediaapi", media.Run, media.Routes())
 	return nil
 }
 

@@ -20,6 +20,8 @@ type Task struct {
 	Kind string
 	// Every is the time between two runs. The first comes soon after the start.
 	Every time.Duration
+	// Local is for what each process has of its own, such as files: it does the work whoever owns the kind.
+	Local bool
 	// Run removes what has had its time and says how much that was, also where it fails.
 	Run func(ctx context.Context) (removed int64, err error)
 }
@@ -141,7 +143,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		for _, t := range list {
 			if ctx.Err() == nil && !t.due.After(time.Now()) {
-				if k.cfg.Owns == nil || k.cfg.Owns(t.component, t.Kind) {
+				if t.Local || k.cfg.Owns == nil || k.cfg.Owns(t.component, t.Kind) {
 					k.run(ctx, t.Task)
 				}
 				t.due = time.Now().Add(t.Every)

@@ -146,6 +146,37 @@ func TestKeeperRunsTasksWhenTheyAreDue(t *testing.T) {
 	})
 }
 
+// What another process owns is left to it, but not what each process has of its own.
+func TestKeeperLeavesToOthersWhatIsTheirs(t *testing.T) {
+	url := sqldbtest.SQLiteURL(t)
+	synctest.Test(t, func(t *testing.T) {
+		db, err := sqldb.Open(t.Context(), url, sqldb.Options{})
+		if err != nil {
+			t.Fatal(err)
+		}
+		k, err := upkeep.New(upkeep.Config{DB: db, Log: quiet(), Owns: func(_, _ string) bool { return false }})
+		if err != nil {
+			t.Fatal(err)
+		}
+		var ran []string
+		for _, task := range []upkeep.Task{{Kind: "shared", Every: time.Hour}, {Kind: "files", Every: time.Hour, Local: true}} {
+			task.Run = func(context.Context) (int64, error) {
+				ran = append(ran, task.Kind)
+				return 0, nil
+			}
+			k.Add(task)
+		}
+		ctx, cancel := context.WithTimeout(t.Context(), 70*time.Minute)
+		defer cancel()
+		if err := k.Run(ctx); err != nil || !slices.Equal(ran, []string{"files", "files"}) {
+			t.Errorf("ran %v (%v)", ran, err)
+		}
+		if err := db.Close(); err != nil {
+			t.Error(err)
+		}
+	})
+}
+
 // A nil Keeper is one that runs nothing.
 func TestNilKeeper(t *testing.T) {
 	var k *upkeep.Keeper

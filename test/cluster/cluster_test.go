@@ -71,8 +71,18 @@ func TestJoinByTheDatabaseAlone(t *testing.T) {
 		t.Errorf("joining took %s", took)
 	}
 	w := &workload{t: t, c: newClient(t, c.nodes[1:])}
-	if u := w.register(t.Context(), "ann"); u.id != "@ann:"+serverName {
+	u := w.register(t.Context(), "ann")
+	if u.id != "@ann:"+serverName {
 		t.Errorf("the second process made %s", u.id)
+	}
+	const picture = `{"of":"the first process"}`
+	up, err := w.c.once(t.Context(), c.nodes[0], "POST", "/_matrix/media/v3/upload", u.token, []byte(picture))
+	must(t, err)
+	at := strings.TrimPrefix(up.body.Get("content_uri").Str, "mxc://")
+	down, err := w.c.once(t.Context(), nameless, "GET", "/_matrix/client/v1/media/download/"+at, u.token, nil)
+	must(t, err)
+	if down.status != 200 || down.body.Raw != picture {
+		t.Errorf("media of the first process: %d %s, then %d %s", up.status, up.body.Raw, down.status, down.body.Raw)
 	}
 	var keys []string
 	for _, n := range c.nodes {
