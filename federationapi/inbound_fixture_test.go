@@ -144,6 +144,13 @@ func (p *parts) ListPublicRooms(_ context.Context, req roomapi.ListPublicRooms) 
 	return roomapi.PublicRooms{}, p.err
 }
 
+func (p *parts) OpenIDUser(_ context.Context, token string) (id.User, error) {
+	if token != "good" {
+		return "", merr.UnknownToken("no such token")
+	}
+	return alice, nil
+}
+
 func (p *parts) GetAccount(_ context.Context, user id.User) (accountapi.Account, error) {
 	if user != alice {
 		return accountapi.Account{}, merr.NotFound("no such user")
@@ -189,12 +196,6 @@ func newSite(t testing.TB, db *sqldb.DB) *site {
 		DB: db, Events: w.r, Bus: w.bus, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
 		OldKeys: []OldKey{{ID: "ed25519:0", Public: make([]byte, 32), Expired: 123}},
 		Version: "1.2.3", Transport: s.net, Notary: notary{w}, WellKnown: "federation.home.example:443",
-		OpenID: func(_ context.Context, token string) (id.User, error) {
-			if token != "good" {
-				return "", merr.UnknownToken("no such token")
-			}
-			return alice, nil
-		},
 		Rooms: s.parts, Directory: s.parts, Keys: fakeKeys{nil, s.parts}, ToDevice: s.parts, Sync: fakeSync{s.parts}, Accounts: s.parts,
 		Limits: quickLimits(),
 	})

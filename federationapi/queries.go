@@ -180,7 +180,7 @@ func (s *Server) ExchangeOpenIDToken(ctx context.Context, r *httpapi.Request) (a
 	if token == "" {
 		return nil, merr.MissingToken("access_token is missing")
 	}
-	user, err := s.OpenID(ctx, token)
+	user, err := s.Accounts.OpenIDUser(ctx, token)
 	if err != nil {
 		return nil, err
 	}

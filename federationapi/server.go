@@ -67,8 +67,6 @@ type Config struct {
 	// WellKnown is where other servers find this one, HOST:PORT; empty: the
 	// document is not served.
 	WellKnown string
-	// OpenID tells whose an OpenID token is; M_UNKNOWN_TOKEN for none.
-	OpenID func(ctx context.Context, token string) (id.User, error)
 
 	Rooms     roomapi.Federation
 	Directory roomapi.Directory

@@ -20,7 +20,7 @@ type Config struct {
 	TrustedProxies  []string   `yaml:"trusted_proxies" doc:"Addresses or ranges of proxies whose X-Forwarded-For is believed."`
 	MaxRequests     int        `yaml:"max_requests" doc:"Requests worked on at the same time; more are refused with 503. Sleeping /sync requests are not counted."`
 	ShutdownTimeout Duration   `yaml:"shutdown_timeout" doc:"How long a stop waits for requests to end."`
-	Components      []string   `yaml:"components" flag:"components" doc:"Components to run. mediaapi may be left out; the others belong together."`
+	Components      []string   `yaml:"components" flag:"components" doc:"Components to run. With PostgreSQL any of them may run in processes of their own; with SQLite only mediaapi may be left out."`
 	Memory          Bytes      `yaml:"memory" flag:"memory" doc:"Memory budget of the process (GOMEMLIMIT); caches take a share of it. 0: nine tenths of the cgroup's or machine's memory."`
 	Appservices     []string   `yaml:"appservices" doc:"Registration files of application services; a * stands for any part of a file name."`
 
@@ -51,11 +51,13 @@ type TLS struct {
 // Registration says who may make an account.
 // Cluster says how the processes that share a PostgreSQL database find each other.
 type Cluster struct {
-	Heartbeat Duration `yaml:"heartbeat" doc:"How often a process says in the database that it lives. All processes should agree."`
-	Listen    string   `yaml:"listen" doc:"HOST:PORT where the other processes reach this one for the bus between them; port 0 takes a free one. Empty: a free port at the address from which this machine reaches the database. Nothing is opened while a process is alone."`
-	Advertise string   `yaml:"advertise" doc:"HOST:PORT that the others are told instead, behind a translation of addresses."`
-	NATS      string   `yaml:"nats_url" secret:"url" doc:"nats://USER:PASSWORD@HOST:PORT of a NATS to use instead of the one that is built in."`
-	DeadAfter Duration `yaml:"dead_after" doc:"How long after its last heartbeat a process counts as dead, and others take up its share of the work. At least three heartbeats."`
+	Heartbeat     Duration `yaml:"heartbeat" doc:"How often a process says in the database that it lives. All processes should agree."`
+	Listen        string   `yaml:"listen" doc:"HOST:PORT where the other processes reach this one for the bus between them; port 0 takes a free one. Empty: a free port at the address from which this machine reaches the database. Nothing is opened while a process is alone."`
+	Advertise     string   `yaml:"advertise" doc:"HOST:PORT that the others are told instead, behind a translation of addresses."`
+	HTTPListen    string   `yaml:"http_listen" doc:"HOST:PORT where the other processes hand on requests that this one serves and they do not; empty: like listen."`
+	HTTPAdvertise string   `yaml:"http_advertise" doc:"HOST:PORT that the others are told instead."`
+	NATS          string   `yaml:"nats_url" secret:"url" doc:"nats://USER:PASSWORD@HOST:PORT of a NATS to use instead of the one that is built in."`
+	DeadAfter     Duration `yaml:"dead_after" doc:"How long after its last heartbeat a process counts as dead, and others take up its share of the work. At least three heartbeats."`
 }
 
 type Registration struct {

@@ -105,6 +105,7 @@ func (s *Server) listen(ctx, stopping context.Context) error {
 	if err != nil {
 		return err
 	}
+	s.root = handler
 	type opened struct {
 		net.Listener
 		cert *certificate

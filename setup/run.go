@@ -1,12 +1,15 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
 	"net"
+	"net/http"
 	"os"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -17,6 +20,7 @@ import (
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/internal/fedclient/keyring"
+	"weft/internal/rpc"
 	"weft/internal/serverkey"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
@@ -58,6 +62,11 @@ type Server struct {
 	upkeep *upkeep.Keeper
 	// cluster is who shares the work; alone where the database is SQLite.
 	cluster *cluster.Cluster
+	// router calls components in other processes; nil where there are none, with SQLite.
+	router *rpc.Router
+	// handover hands requests on; nil before a second process was seen.
+	handover atomic.Pointer[handover]
+	root     http.Handler // of all endpoints
 	parts   *parts
 
 	listening *listening
@@ -128,13 +137,23 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 	if err := s.joinCluster(ctx, serves); err != nil {
 		return nil, err
 	}
-	if s.upkeep, err = upkeep.New(upkeep.Config{DB: s.db, Log: s.part("upkeep"), Metrics: s.reg, Owns: func(kind string) bool {
-		return s.cluster.Owns(upkeepShare, kind)
+	if s.upkeep, err = upkeep.New(upkeep.Config{DB: s.db, Log: s.part("upkeep"), Metrics: s.reg, Owns: func(component, kind string) bool {
+		return s.cluster.Owns(cmp.Or(component, upkeepShare), kind)
 	}}); err != nil {
 		return nil, err
 	}
 	if err := s.openFederation(ctx); err != nil {
 		return nil, err
+	}
+	if s.shared() && serves {
+		spill, err := rpc.NewSpill(ctx, s.db, s.upkeep, o.Now)
+		if err != nil {
+			return nil, err
+		}
+		s.router = rpc.NewRouter(s.cluster, spill, s.part("rpc"))
+		if err := s.router.Register(s.reg); err != nil {
+			return nil, err
+		}
 	}
 	if s.parts, err = s.wire(ctx); err != nil {
 		return nil, err

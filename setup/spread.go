@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"crypto/rand"
+	"errors"
 	"fmt"
 	"net"
 	"net/url"
@@ -37,8 +38,12 @@ func (b *spread) Publish(topic string, data []byte) {
 	b.Local.Publish(topic, data)
 }
 
-// busRetry is after how long what failed is tried again.
-const busRetry = time.Second
+const (
+	// busRetry is after how long what failed is tried again.
+	busRetry = time.Second
+	// handoverEnd is how long requests of other processes may take to end when this one stops.
+	handoverEnd = 5 * time.Second
+)
 
 // runBus keeps in touch with the other processes until ctx ends.
 func (s *Server) runBus(ctx context.Context) error {
@@ -59,10 +64,17 @@ func (s *Server) runBus(ctx context.Context) error {
 		case <-ctx.Done():
 		}
 	}
-	if far := s.bus.far.Load(); far != nil {
-		return far.Close()
+	// What others asked this process for ends before it is cut off from them.
+	var errs []error
+	if h := s.handover.Load(); h != nil {
+		limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), handoverEnd)
+		errs = append(errs, h.stop(limit))
+		cancel()
 	}
-	return nil
+	if far := s.bus.far.Load(); far != nil {
+		errs = append(errs, far.Close())
+	}
+	return errors.Join(errs...)
 }
 
 // meet tells the bus where the others are, and starts it when there are any.
@@ -85,23 +97,31 @@ func (s *Server) meet(ctx context.Context) error {
 	if alone {
 		return nil
 	}
-	far, err := s.startBus(ctx, self, peers)
+	identity, err := cluster.Setting(ctx, s.db, settingIdentity, natsbus.NewIdentity)
+	if err != nil {
+		return err
+	}
+	if s.handover.Load() == nil {
+		h, err := s.startHandover(ctx, identity)
+		if err != nil {
+			return err
+		}
+		s.handover.Store(h)
+	}
+	far, err := s.startBus(ctx, self, peers, identity)
 	if err != nil {
 		return err
 	}
 	s.bus.far.Store(far)
+	s.router.SetBus(far)
 	if err := far.Register(s.reg); err != nil {
 		return err
 	}
-	return s.cluster.SetAddress(ctx, far.Addr())
+	return s.cluster.SetAddress(ctx, far.Addr(), s.handover.Load().address)
 }
 
-func (s *Server) startBus(ctx context.Context, self string, peers []string) (*natsbus.Bus, error) {
+func (s *Server) startBus(ctx context.Context, self string, peers []string, identity []byte) (*natsbus.Bus, error) {
 	name, err := cluster.Setting(ctx, s.db, settingCluster, func() ([]byte, error) { return []byte(rand.Text()), nil })
-	if err != nil {
-		return nil, err
-	}
-	identity, err := cluster.Setting(ctx, s.db, settingIdentity, natsbus.NewIdentity)
 	if err != nil {
 		return nil, err
 	}

@@ -50,6 +50,11 @@ func (c *Config) Validate() error {
 			fail("cluster.listen", "%v", err)
 		}
 	}
+	if c.Cluster.HTTPListen != "" {
+		if err := checkAddress(c.Cluster.HTTPListen); err != nil {
+			fail("cluster.http_listen", "%v", err)
+		}
+	}
 	c.validateFederation(fail)
 	c.validateWellKnown(fail)
 	c.validateRest(fail)
@@ -124,9 +129,12 @@ func (c *Config) validateComponents(fail func(key, format string, args ...any)) 
 			fail("components", "%q is none of %s", name, strings.Join(componentNames(), ", "))
 		}
 	}
+	if len(c.Components) == 0 {
+		fail("components", "there must be one")
+	}
 	for _, name := range componentNames() {
-		if name != "mediaapi" && !slices.Contains(c.Components, name) {
-			fail("components", "%s cannot be left out", name)
+		if name != "mediaapi" && !slices.Contains(c.Components, name) && !c.postgres() {
+			fail("components", "%s can be left out with PostgreSQL only, where another process runs it", name)
 		}
 	}
 }

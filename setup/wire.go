@@ -11,20 +11,25 @@ import (
 	"weft/clientapi"
 	clientapiapi "weft/clientapi/api"
 	"weft/federationapi"
+	fedapi "weft/federationapi/api"
 	"weft/internal/cluster"
 	"weft/internal/httpapi"
+	"weft/internal/rpc"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
 	"weft/internal/upkeep"
 	"weft/keyserver"
+	keyapi "weft/keyserver/api"
 	"weft/matrix/event"
 	"weft/matrix/id"
 	"weft/mediaapi"
 	"weft/roomserver"
+	roomapi "weft/roomserver/api"
 	"weft/syncapi"
+	syncapiapi "weft/syncapi/api"
 )
 
-// parts are the components, wired to each other.
+// parts are the components that this process runs, wired to each other and to those in other processes.
 type parts struct {
 	accounts clientapiapi.Accounts
 	routes   [][]httpapi.Route
@@ -33,105 +38,243 @@ type parts struct {
 }
 
 func (p *parts) add(name string, run func(context.Context) error, routes []httpapi.Route) {
-	p.runners[name] = run
+	if run != nil {
+		p.runners[name] = run
+	}
 	if routes != nil {
 		p.routes = append(p.routes, routes)
 	}
 }
 
-// wire makes the components, each after those that it needs. Where two need
-// each other, one gets a stand-in that is filled in before anything runs.
+// wiring is what wire knows while it makes one component after the other. Of each component the others see its
+// interfaces: of one in another process, and of the room server where several processes run it, those of its Remote.
+type wiring struct {
+	*parts
+	s    *Server
+	name id.Server
+
+	rooms     roomapi.Rooms
+	directory roomapi.Directory
+	inbound   roomapi.Federation
+	keys      keyapi.Keys
+	toDevice  keyapi.ToDevice
+	backup    keyapi.Backup
+	// Where two components of a process need each other, one gets a stand-in that is filled in before anything runs.
+	outbound *lateOutbound
+	sync     *lateSync
+	users    *lateUsers
+}
+
+// wire makes the components, each after those that it needs.
 func (s *Server) wire(ctx context.Context) (*parts, error) {
-	name := id.Server(s.cfg.ServerName)
-	p := &parts{runners: make(map[string]func(context.Context) error)}
-	p.add("upkeep", s.upkeep.Run, nil)
-	p.add("bus", s.runBus, nil)
+	w := &wiring{
+		parts: &parts{runners: make(map[string]func(context.Context) error)}, s: s, name: id.Server(s.cfg.ServerName),
+		outbound: &lateOutbound{}, sync: &lateSync{}, users: &lateUsers{},
+	}
+	w.add("upkeep", s.upkeep.Run, nil)
+	w.add("bus", s.runBus, nil)
 	s.upkeep.Add(upkeep.Task{Kind: "stream_times", Every: stream.NoteEvery, Run: func(ctx context.Context) (int64, error) {
 		return 0, stream.Note(ctx, s.db, s.opts.Now())
 	}})
-	outbound, sync, users := &lateOutbound{}, &lateSync{}, &lateUsers{}
+	for _, c := range []struct {
+		name string
+		here func(context.Context) error
+		away func()
+	}{
+		{"roomserver", w.roomServer, nil},
+		{"keyserver", w.keyServer, w.keysAway},
+		{"clientapi", w.clientAPI, w.accountsAway},
+		{"syncapi", w.syncAPI, w.syncAway},
+		{"mediaapi", w.mediaAPI, w.mediaAway},
+		{"federationapi", w.federationAPI, w.federationAway},
+	} {
+		if s.router != nil && c.name == "roomserver" {
+			r := roomapi.Remote{Caller: s.router}
+			w.rooms, w.directory, w.inbound = r, r, r
+		}
+		if slices.Contains(s.cfg.Components, c.name) {
+			if err := c.here(ctx); err != nil {
+				return nil, fmt.Errorf("%s: %w", c.name, err)
+			}
+		} else if c.away != nil && s.router != nil {
+			c.away()
+		}
+	}
+	return w.parts, nil
+}
 
-	shared := s.db.Dialect() == sqldb.Postgres
-	// Nil interfaces where nobody shares.
-	var roomShares roomserver.Shares
-	var syncShares syncapi.Shares
-	var outboundShares federationapi.Shares
+func (w *wiring) roomServer(ctx context.Context) error {
+	s := w.s
+	var shares roomserver.Shares // a nil interface where nobody shares
 	if c := s.shares(); c != nil {
-		roomShares, syncShares, outboundShares = named{c}, c, c
+		shares = named{c}
 	}
 	rooms, err := roomserver.New(ctx, roomserver.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: name,
-		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep, Verify: s.opts.Verify,
-		UserExists: users.exists, Shared: shared, Shares: roomShares,
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("roomserver"), Now: s.opts.Now, ServerName: w.name,
+		Key: roomserver.Key{ID: s.key.ID, Private: s.key.Private}, Remote: s.fed, Keys: s.ring, Metrics: s.reg, Upkeep: s.upkeep.Of("roomserver"),
+		Verify: s.opts.Verify, UserExists: w.users.exists, Shared: s.shared(), Shares: shares,
 	})
 	if err != nil {
-		return nil, err
+		return err
 	}
-	p.add("roomserver", rooms.Run, nil)
+	if s.router == nil {
+		w.rooms, w.directory, w.inbound = rooms, rooms, rooms
+	} else {
+		rpc.Add[roomapi.Rooms](s.router, roomapi.RoomsService, rooms)
+		rpc.Add[roomapi.Directory](s.router, roomapi.DirectoryService, rooms)
+		rpc.Add[roomapi.Federation](s.router, roomapi.FederationService, rooms)
+	}
+	w.add("roomserver", rooms.Run, nil)
+	return nil
+}
 
+func (w *wiring) keyServer(ctx context.Context) error {
+	s := w.s
 	keys, err := keyserver.New(ctx, keyserver.Config{
-		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: name,
-		Rooms: s.events, Federation: s.fed, Outbound: outbound, Upkeep: s.upkeep, Shared: shared,
+		DB: s.db, Bus: s.bus, Log: s.part("keyserver"), Now: s.opts.Now, ServerName: w.name,
+		Rooms: s.events, Federation: s.fed, Outbound: w.outbound, Upkeep: s.upkeep.Of("keyserver"), Shared: s.shared(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("keyserver: %w", err)
+		return err
 	}
-	p.add("keyserver", keys.Run, nil)
+	w.keys, w.toDevice, w.backup = keys, keys, keys
+	if s.router != nil {
+		rpc.Add[keyapi.Keys](s.router, keyapi.KeysService, keys)
+		rpc.Add[keyapi.ToDevice](s.router, keyapi.ToDeviceService, keys)
+		rpc.Add[keyapi.Backup](s.router, keyapi.BackupService, keys)
+	}
+	w.add("keyserver", keys.Run, nil)
+	return nil
+}
 
+func (w *wiring) keysAway() {
+	r := keyapi.Remote{Caller: w.s.router}
+	w.keys, w.toDevice, w.backup = r, r, r
+}
+
+func (w *wiring) clientAPI(ctx context.Context) error {
+	s := w.s
 	services, err := s.cfg.appservices()
 	if err != nil {
-		return nil, err
+		return err
 	}
 	accounts, err := clientapi.New(ctx, clientapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg, Upkeep: s.upkeep,
-		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Backup: keys, Sync: sync, Outbound: outbound, Fed: s.fed,
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("clientapi"), Now: s.opts.Now, ServerName: w.name, Metrics: s.reg,
+		Upkeep: s.upkeep.Of("clientapi"),
+		Rooms:  w.rooms, Directory: w.directory, Keys: w.keys, ToDevice: w.toDevice, Backup: w.backup, Sync: w.sync, Outbound: w.outbound, Fed: s.fed,
 		Registration: s.cfg.registration(), Appservices: services, WellKnown: s.cfg.wellKnown(), TURN: s.cfg.turn(),
 		DefaultRoomVersion:  event.RoomVersion(s.cfg.Rooms.DefaultVersion),
-		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime), Shared: shared,
+		AccessTokenLifetime: time.Duration(s.cfg.Accounts.AccessTokenLifetime), Shared: s.shared(),
 	})
 	if err != nil {
-		return nil, fmt.Errorf("clientapi: %w", err)
+		return err
 	}
-	p.accounts, users.Accounts = accounts, accounts
-	p.add("clientapi", accounts.Run, accounts.Routes())
-
-	syncer, err := syncapi.New(ctx, syncapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: name, Metrics: s.reg, Upkeep: s.upkeep,
-		Accounts: accounts, Keys: keys, ToDevice: keys, Rooms: rooms, Outbound: outbound, Shared: shared, Shares: syncShares,
-	})
-	if err != nil {
-		return nil, fmt.Errorf("syncapi: %w", err)
+	w.accounts, w.users.Accounts = accounts, accounts
+	if s.router != nil {
+		rpc.Add[clientapiapi.Accounts](s.router, clientapiapi.AccountsService, accounts)
 	}
-	sync.Sync = syncer
-	p.add("syncapi", syncer.Run, syncer.Routes())
-
-	if slices.Contains(s.cfg.Components, "mediaapi") {
-		media, err := mediaapi.New(ctx, mediaapi.Config{
-			DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: name, Dir: s.cfg.mediaPath(),
-			MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
-			LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep,
-			RemoteLifetime: time.Duration(s.cfg.Media.RemoteLifetime),
-		})
-		if err != nil {
-			return nil, err
-		}
-		p.routes = append(p.routes, media.Routes())
-	}
-
-	federation, err := federationapi.New(ctx, federationapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: name,
-		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
-		WellKnown: s.cfg.WellKnown.Server, OpenID: accounts.OpenIDUser,
-		Rooms: rooms, Directory: rooms, Keys: keys, ToDevice: keys, Sync: sync, Accounts: accounts, Metrics: s.reg, Upkeep: s.upkeep,
-		Shares: outboundShares,
-	})
-	if err != nil {
-		return nil, err
-	}
-	outbound.Outbound = federation
-	p.add("federationapi", federation.Run, federation.Routes())
-	return p, nil
+	w.add("clientapi", accounts.Run, accounts.Routes())
+	return nil
 }
+
+func (w *wiring) accountsAway() {
+	w.accounts = clientapiapi.Remote{Caller: w.s.router}
+	w.users.Accounts = w.accounts
+	w.away("clientapi", (&clientapi.Server{}).Routes())
+}
+
+func (w *wiring) syncAPI(ctx context.Context) error {
+	s := w.s
+	var shares syncapi.Shares // a nil interface where nobody shares
+	if c := s.shares(); c != nil {
+		shares = c
+	}
+	syncer, err := syncapi.New(ctx, syncapi.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: w.name, Metrics: s.reg,
+		Upkeep:   s.upkeep.Of("syncapi"),
+		Accounts: w.accounts, Keys: w.keys, ToDevice: w.toDevice, Rooms: w.rooms, Outbound: w.outbound, Shared: s.shared(), Shares: shares,
+	})
+	if err != nil {
+		return err
+	}
+	w.sync.Sync = syncer
+	if s.router != nil {
+		rpc.Add[syncapiapi.Sync](s.router, syncapiapi.SyncService, syncer)
+	}
+	w.add("syncapi", syncer.Run, syncer.Routes())
+	return nil
+}
+
+func (w *wiring) syncAway() {
+	w.sync.Sync = syncapiapi.Remote{Caller: w.s.router}
+	w.away("syncapi", (&syncapi.Server{}).Routes())
+}
+
+func (w *wiring) mediaConfig() mediaapi.Config {
+	s := w.s
+	return mediaapi.Config{
+		DB: s.db, Log: s.part("mediaapi"), Now: s.opts.Now, ServerName: w.name, Dir: s.cfg.mediaPath(),
+		MaxUpload: int64(s.cfg.Media.MaxUpload), Scalers: max(1, runtime.GOMAXPROCS(0)/2), Remote: s.fed,
+		LegacyDownloads: s.cfg.Media.LegacyDownloads, Upkeep: s.upkeep.Of("mediaapi"),
+		RemoteLifetime: time.Duration(s.cfg.Media.RemoteLifetime),
+	}
+}
+
+func (w *wiring) mediaAPI(ctx context.Context) error {
+	media, err := mediaapi.New(ctx, w.mediaConfig())
+	if err != nil {
+		return err
+	}
+	w.add("mediaapi", nil, media.Routes())
+	return nil
+}
+
+func (w *wiring) mediaAway() { w.away("mediaapi", (&mediaapi.Server{Config: w.mediaConfig()}).Routes()) }
+
+func (w *wiring) federationConfig() federationapi.Config {
+	s := w.s
+	var shares federationapi.Shares // a nil interface where nobody shares
+	if c := s.shares(); c != nil {
+		shares = c
+	}
+	return federationapi.Config{
+		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: w.name,
+		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
+		WellKnown: s.cfg.WellKnown.Server,
+		Rooms:     w.inbound, Directory: w.directory, Keys: w.keys, ToDevice: w.toDevice, Sync: w.sync, Accounts: w.accounts, Metrics: s.reg,
+		Upkeep: s.upkeep.Of("federationapi"), Shares: shares,
+	}
+}
+
+func (w *wiring) federationAPI(ctx context.Context) error {
+	federation, err := federationapi.New(ctx, w.federationConfig())
+	if err != nil {
+		return err
+	}
+	w.outbound.Outbound = federation
+	if w.s.router != nil {
+		rpc.Add[fedapi.Outbound](w.s.router, fedapi.OutboundService, federation)
+	}
+	w.add("federationapi", federation.Run, federation.Routes())
+	return nil
+}
+
+func (w *wiring) federationAway() {
+	w.outbound.Outbound = fedapi.Remote{Caller: w.s.router}
+	w.away("federationapi", (&federationapi.Server{Config: w.federationConfig()}).Routes())
+}
+
+// away adds the endpoints of a component that this process does not run: it hands their requests on.
+func (w *wiring) away(component string, routes []httpapi.Route) {
+	forward := w.s.forwarder(component)
+	for i := range routes {
+		routes[i].Handler, routes[i].Forward = nil, forward
+	}
+	w.add(component, nil, routes)
+}
+
+// shared tells whether other processes may write to the database.
+func (s *Server) shared() bool { return s.db.Dialect() == sqldb.Postgres }
 
 // named are shares of work that two may do at once: whoever is named does it, also before its lease begins, so that
 // what a process that died left behind does not wait for the next one's lease.

@@ -15,6 +15,8 @@ type Accounts interface {
 	// M_UNKNOWN_TOKEN (with soft_logout where it only expired), M_USER_LOCKED
 	// or M_USER_DEACTIVATED errors.
 	Authenticate(ctx context.Context, req Authenticate) (Session, error)
+	// OpenIDUser tells whose an OpenID token is; M_UNKNOWN_TOKEN for none.
+	OpenIDUser(ctx context.Context, token string) (id.User, error)
 	// GetAccount tells about a local user; M_NOT_FOUND where there is none.
 	GetAccount(ctx context.Context, user id.User) (Account, error)
 	// GetProfile returns all profile fields of a local user; M_NOT_FOUND where

@@ -41,6 +41,7 @@ var (
 type Node struct {
 	ID         string   // 32 hex digits, new at each start of a process
 	Address    string   // host:port where its bus listens; empty until there is one
+	HTTP       string   // host:port where it takes requests that others hand on; likewise
 	Components []string // what it runs, sorted; not to be changed
 	Version    string
 	Load       int64     // what the node said with SetLoad
@@ -273,6 +274,19 @@ func (c *Cluster) Owner(component, key string) (Node, bool) {
 	return *m.node, true
 }
 
+// Ranked lists the nodes that run a component, in the order in which they would own a key: the owner first, then who
+// would be it without the one before. Those that are leaving are not among them.
+func (c *Cluster) Ranked(component, key string) []Node {
+	v := c.view.Load()
+	if c.table == nil {
+		if !slices.Contains(v.self.Components, component) {
+			return nil
+		}
+		return []Node{v.self}
+	}
+	return v.ranked(component, key)
+}
+
 // Owns tells whether a key of a component belongs to this node and its lease holds. It takes no lock.
 func (c *Cluster) Owns(component, key string) bool {
 	if c.table == nil {
@@ -291,10 +305,10 @@ func (c *Cluster) Owns(component, key string) bool {
 // A lease that runs out is reported at the heartbeat after it.
 func (c *Cluster) Changed() <-chan struct{} { return c.view.Load().changed }
 
-// SetAddress tells the others where the bus of this node listens: host:port, at most 300 bytes. On an error of
-// the database the next heartbeat tells them.
-func (c *Cluster) SetAddress(ctx context.Context, address string) error {
-	if err := checkText("address", address, maxAddress); err != nil {
+// SetAddress tells the others where this node listens: its bus, and for requests that are handed on; host:port, at
+// most 300 bytes each. On an error of the database the next heartbeat tells them.
+func (c *Cluster) SetAddress(ctx context.Context, bus, http string) error {
+	if err := errors.Join(checkText("address", bus, maxAddress), checkText("address", http, maxAddress)); err != nil {
 		return err
 	}
 	c.mu.Lock()
@@ -302,7 +316,7 @@ func (c *Cluster) SetAddress(ctx context.Context, address string) error {
 	if c.left {
 		return ErrLeft
 	}
-	c.self.Address = address
+	c.self.Address, c.self.HTTP = bus, http
 	c.publish(c.view.Load().from, c.view.Load().until)
 	if c.table == nil {
 		return nil

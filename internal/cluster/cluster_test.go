@@ -78,12 +78,12 @@ func TestJoin(t *testing.T) {
 		// Address and load travel with the next beat.
 		news = a.Changed()
 		b.SetLoad(1500)
-		if err := b.SetAddress(t.Context(), "other:2"); err != nil {
+		if err := b.SetAddress(t.Context(), "other:2", "other:3"); err != nil {
 			t.Fatal(err)
 		}
 		w.beats(a)
 		i := slices.IndexFunc(a.Nodes(), func(n Node) bool { return n.ID == b.Self().ID })
-		if n := a.Nodes()[i]; n.Load != 1500 || n.Address != "other:2" || !closed(news) {
+		if n := a.Nodes()[i]; n.Load != 1500 || n.Address != "other:2" || n.HTTP != "other:3" || !closed(news) {
 			t.Errorf("load %d, address %q, announced %v", n.Load, n.Address, closed(news))
 		}
 	})
@@ -503,7 +503,7 @@ func TestSingle(t *testing.T) {
 		if err := c.Drain(t.Context()); err != nil || closed(news) || !c.Owns("rooms", "k") {
 			t.Errorf("drain: %v", err)
 		}
-		if err := c.SetAddress(t.Context(), "h:1"); err != nil || c.Self().Address != "h:1" || !closed(news) {
+		if err := c.SetAddress(t.Context(), "h:1", ""); err != nil || c.Self().Address != "h:1" || !closed(news) {
 			t.Errorf("address: %v", err)
 		}
 		if got := metric(t, c, "weft_cluster_nodes"); got != 1 {

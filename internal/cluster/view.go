@@ -1,6 +1,7 @@
 package cluster
 
 import (
+	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -57,7 +58,7 @@ func newView(self sighting, others []sighting, from, until time.Duration) *view 
 // sameNodes tells whether two views agree on who is there, where, and whether it leaves.
 func sameNodes(a, b *view) bool {
 	return slices.EqualFunc(a.nodes, b.nodes, func(a, b Node) bool {
-		return a.ID == b.ID && a.Address == b.Address && a.Leaving == b.Leaving
+		return a.ID == b.ID && a.Address == b.Address && a.HTTP == b.HTTP && a.Leaving == b.Leaving
 	})
 }
 
@@ -93,4 +94,16 @@ func weight(seed, key uint64) uint64 {
 	x = (x ^ x>>30) * 0xbf58476d1ce4e5b9
 	x = (x ^ x>>27) * 0x94d049bb133111eb
 	return x ^ x>>31
+}
+
+// ranked gives the members by their weight for the key, the owner first.
+func (v *view) ranked(component, key string) []Node {
+	members := slices.Clone(v.members[component])
+	k := keyHash(key)
+	slices.SortFunc(members, func(a, b member) int { return cmp.Compare(weight(b.seed, k), weight(a.seed, k)) })
+	nodes := make([]Node, len(members))
+	for i, m := range members {
+		nodes[i] = *m.node
+	}
+	return nodes
 }

@@ -118,6 +118,10 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 		}
 		return
 	}
+	if e.Forward != nil {
+		h.forward(w, r, e)
+		return
+	}
 	start := h.cfg.Now()
 	reqID := h.idPrefix + strconv.FormatUint(h.lastID.Add(1), 36)
 	ctx := context.WithValue(r.Context(), requestIDKey{}, reqID)

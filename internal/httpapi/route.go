@@ -54,6 +54,9 @@ type Route struct {
 	// compute, so that a thousand sleeping clients are no overload.
 	Waits   bool
 	Handler Handler
+	// Forward serves the row instead of Handler: it hands the whole request on to another process, which
+	// identifies the caller and limits the body.
+	Forward http.Handler
 }
 
 // Handler carries out a request. What it returns is written as JSON with status

@@ -30,9 +30,9 @@ type Config struct {
 	Log logrus.FieldLogger
 	// Metrics may be nil.
 	Metrics prometheus.Registerer
-	// Owns tells whether a kind is for this process to remove, of several on one database; nil: all are. Two that
-	// think so do the same work twice, and no harm.
-	Owns func(kind string) bool
+	// Owns tells whether a kind of a component is for this process to remove, of those on one database that run
+	// the component; nil: all are. Two that think so do the same work twice, and no harm.
+	Owns func(component, kind string) bool
 }
 
 const (
@@ -51,6 +51,11 @@ const (
 
 // Keeper runs tasks. A nil Keeper takes tasks and never runs them: for tests of components.
 type Keeper struct {
+	*keeper
+	component string // whose tasks are added
+}
+
+type keeper struct {
 	cfg     Config
 	removed *prometheus.CounterVec
 	failed  *prometheus.CounterVec
@@ -62,8 +67,12 @@ type Keeper struct {
 
 type scheduled struct {
 	Task
-	due time.Time
+	component string
+	due       time.Time
 }
+
+// Of gives the Keeper to a component, whose tasks are divided among the processes that run it.
+func (k *Keeper) Of(component string) *Keeper { return &Keeper{k.keeper, component} }
 
 // New makes a Keeper without tasks.
 func New(cfg Config) (*Keeper, error) {
@@ -71,20 +80,20 @@ func New(cfg Config) (*Keeper, error) {
 	counter := func(name, help string) *prometheus.CounterVec {
 		return prometheus.NewCounterVec(prometheus.CounterOpts{Namespace: ns, Subsystem: sub, Name: name, Help: help}, []string{"kind"})
 	}
-	k := &Keeper{cfg: cfg,
+	k := &keeper{cfg: cfg,
 		removed: counter("removed_total", "Rows (or files) removed because their time has passed, by kind."),
 		failed:  counter("failures_total", "Runs of upkeep that failed, by kind."),
 		took:    counter("seconds_total", "Time that upkeep took, pauses included, by kind."),
 	}
 	if cfg.Metrics == nil {
-		return k, nil
+		return &Keeper{keeper: k}, nil
 	}
 	for _, c := range []prometheus.Collector{k.removed, k.failed, k.took} {
 		if err := cfg.Metrics.Register(c); err != nil {
 			return nil, fmt.Errorf("upkeep: %w", err)
 		}
 	}
-	return k, nil
+	return &Keeper{keeper: k}, nil
 }
 
 // Add adds tasks. It comes before Run.
@@ -95,7 +104,7 @@ func (k *Keeper) Add(tasks ...Task) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	for _, t := range tasks {
-		k.tasks = append(k.tasks, &scheduled{Task: t})
+		k.tasks = append(k.tasks, &scheduled{Task: t, component: k.component})
 		for _, c := range []*prometheus.CounterVec{k.removed, k.failed, k.took} {
 			c.WithLabelValues(t.Kind) // a rate over a counter needs its zero
 		}
@@ -134,7 +143,7 @@ func (k *Keeper) Run(ctx context.Context) error {
 		}
 		for _, t := range list {
 			if ctx.Err() == nil && !t.due.After(time.Now()) {
-				if k.cfg.Owns == nil || k.cfg.Owns(t.Kind) {
+				if k.cfg.Owns == nil || k.cfg.Owns(t.component, t.Kind) {
 					k.run(ctx, t.Task)
 				}
 				t.due = time.Now().Add(t.Every)

@@ -47,7 +47,7 @@ func isCrash(err error) bool {
 }
 
 func TestNothingAcknowledgedIsLostToSIGKILL(t *testing.T) {
-	pair(t, func(t *testing.T, sa, sb *server) {
+	pair(t, arrangements[:2], func(t *testing.T, sa, sb *server) {
 		alice, bob := register(t, sa, "alice"), register(t, sb, "bob")
 		room := alice.createRoom(t)
 		bob.join(t, room, sa)

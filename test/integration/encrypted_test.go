@@ -42,7 +42,7 @@ func converse(t *testing.T, what string, n int, room id.RoomID, a, b *client) {
 }
 
 func TestEncryptedConversationOverFederation(t *testing.T) {
-	pair(t, func(t *testing.T, sa, sb *server) {
+	pair(t, arrangements, func(t *testing.T, sa, sb *server) {
 		ctx := t.Context()
 		alice, bob := newClient(t, sa, "alice"), newClient(t, sb, "bob")
 		alice.crossSign()

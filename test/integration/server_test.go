@@ -12,13 +12,18 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"log"
 	"math/big"
 	"net"
 	"net/http"
+	"net/http/httputil"
 	"os"
 	"os/exec"
 	"path/filepath"
+	"slices"
+	"strings"
 	"sync"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
@@ -105,17 +110,26 @@ func (a *authority) issue(t *testing.T) {
 	a.write(t, "tls.key", "PRIVATE KEY", der)
 }
 
-// server is one homeserver process.
+// server is one homeserver: one process, or several behind a balancer.
 type server struct {
-	t        *testing.T
-	name     string // localhost:PORT, where its HTTPS is
-	base     string // of plain HTTP
-	args     []string
-	cmd      *exec.Cmd
-	exited   chan struct{} // closed when the process has ended
-	result   error         // of the process, once exited is closed
-	log      *logBuffer
-	database string
+	t         *testing.T
+	name      string // localhost:PORT, where its HTTPS is
+	base      string // of plain HTTP
+	database  string
+	processes []*process
+}
+
+// process is one process of a server.
+type process struct {
+	t      *testing.T
+	name   string
+	base   string // of plain HTTP
+	args   []string
+	env    string
+	cmd    *exec.Cmd
+	exited chan struct{} // closed when the process has ended
+	result error         // of the process, once exited is closed
+	log    *logBuffer
 }
 
 // logBuffer keeps the end of a process's output.
@@ -148,56 +162,163 @@ func freePort(t *testing.T) int {
 	return l.Addr().(*net.TCPAddr).Port
 }
 
-// databases are the kinds that every test runs on.
-var databases = []string{"sqlite", "postgres"}
+// arrangement is how a server is put together: its database, and what further arguments each of its processes has.
+type arrangement struct {
+	name      string
+	postgres  bool
+	processes [][]string
+}
+
+// arrangements are all that a server can be run as. What the tests do not run does not exist.
+var arrangements = []arrangement{
+	{"sqlite", false, [][]string{nil}},
+	{"postgres", true, [][]string{nil}},
+	{"three equal nodes", true, [][]string{nil, nil, nil}},
+	{"a process per component", true, [][]string{
+		{"--components", "clientapi"}, {"--components", "syncapi"}, {"--components", "roomserver"},
+		{"--components", "keyserver"}, {"--components", "federationapi"}, {"--components", "mediaapi"},
+	}},
+}
 
 // newServer makes a server with an empty database; it is not started yet.
-func newServer(t *testing.T, ca *authority, kind string) *server {
+func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 	t.Helper()
 	plain, tls := freePort(t), freePort(t)
-	s := &server{t: t, name: fmt.Sprintf("localhost:%d", tls), base: fmt.Sprintf("http://127.0.0.1:%d", plain), log: &logBuffer{}}
-	data := t.TempDir()
-	s.database = "sqlite:" + filepath.Join(data, "weft.db")
-	if kind == "postgres" {
+	s := &server{t: t, name: fmt.Sprintf("localhost:%d", tls), base: fmt.Sprintf("http://127.0.0.1:%d", plain)}
+	s.database = "sqlite:" + filepath.Join(t.TempDir(), "weft.db")
+	if kind.postgres {
 		s.database = sqldbtest.PostgresURL(t)
 	}
-	s.args = []string{"serve", "--server-name", s.name, "--data", data, "--database", s.database,
-		"--listen", fmt.Sprintf("127.0.0.1:%d", plain),
-		"--listen-tls", fmt.Sprintf("127.0.0.1:%d", tls), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"),
+	args := []string{"serve", "--server-name", s.name, "--database", s.database,
 		"--federation-ca", ca.path("ca.crt"), "--federation-allow-private-addresses",
 		"--registration", "open", "--rate-limits=false", "--log-level", "info"}
-	t.Cleanup(func() {
-		s.kill()
-		if t.Failed() {
-			out := s.log.String()
-			if len(out) > 20_000 {
-				out = out[len(out)-20_000:]
-			}
-			t.Logf("log of %s:\n%s", s.name, out)
+	for i, more := range kind.processes {
+		p := &process{t: t, name: fmt.Sprintf("%s/%d", s.name, i), base: s.base, log: &logBuffer{}, env: "WEFT_VERIFY=1"}
+		p.args = append(append(slices.Clone(args), "--data", t.TempDir()), more...)
+		if len(kind.processes) == 1 {
+			p.args = append(p.args, "--listen", fmt.Sprintf("127.0.0.1:%d", plain),
+				"--listen-tls", fmt.Sprintf("127.0.0.1:%d", tls), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"))
+		} else {
+			address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+			p.args, p.base = append(p.args, "--listen", address), "http://"+address
+			p.env = "WEFT_VERIFY=" // it would check what others are writing
 		}
-	})
+		s.processes = append(s.processes, p)
+		t.Cleanup(func() {
+			p.kill()
+			if t.Failed() {
+				out := p.log.String()
+				t.Logf("log of %s %q:\n%s", p.name, more, out[max(0, len(out)-20_000):])
+			}
+		})
+	}
+	if len(kind.processes) > 1 {
+		s.balance(ca, plain, tls)
+	}
 	return s
 }
 
-// start starts the process and waits until it answers.
+// balance sends each request to the next process, whichever it is for.
+func (s *server) balance(ca *authority, plain, tls int) {
+	transport := &http.Transport{MaxIdleConnsPerHost: 64}
+	proxy := &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.Host, r.Out.URL.RawQuery = "http", r.In.Host, r.In.URL.RawQuery
+			r.SetXForwarded()
+		},
+		Transport: &roundRobin{transport: transport, processes: s.processes}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+	}
+	front := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)}
+	for _, port := range []int{plain, tls} {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+		must(s.t, err)
+		go func() {
+			if port == tls {
+				_ = front.ServeTLS(l, ca.path("tls.crt"), ca.path("tls.key")) // until Close
+				return
+			}
+			_ = front.Serve(l) // until Close
+		}()
+	}
+	s.t.Cleanup(func() {
+		must(s.t, front.Close())
+		transport.CloseIdleConnections()
+	})
+}
+
+// roundRobin asks the next process where one cannot be reached.
+type roundRobin struct {
+	transport *http.Transport
+	processes []*process
+	next      atomic.Uint64
+}
+
+func (r *roundRobin) RoundTrip(req *http.Request) (*http.Response, error) {
+	for try := 1; ; try++ {
+		p := r.processes[r.next.Add(1)%uint64(len(r.processes))]
+		out := req.Clone(req.Context())
+		out.URL.Host = strings.TrimPrefix(p.base, "http://")
+		if req.Body != nil {
+			out.Body = io.NopCloser(req.Body) // a connection that fails must not close it
+		}
+		res, err := r.transport.RoundTrip(out)
+		var op *net.OpError
+		if err == nil || try == len(r.processes) || !errors.As(err, &op) || op.Op != "dial" {
+			return res, err
+		}
+	}
+}
+
+// start starts all processes at once and waits until they answer.
 func (s *server) start() {
 	s.t.Helper()
-	s.cmd = exec.Command(binary, s.args...)
-	s.cmd.Stdout, s.cmd.Stderr = s.log, s.log
-	s.cmd.Env = append(os.Environ(), "WEFT_VERIFY=1")
-	must(s.t, s.cmd.Start())
-	s.exited = make(chan struct{})
+	for _, p := range s.processes {
+		p.launch()
+	}
+	for _, p := range s.processes {
+		p.await()
+	}
+}
+
+// stop ends all processes as an administrator would, at once.
+func (s *server) stop() {
+	s.t.Helper()
+	for _, p := range s.processes {
+		must(s.t, p.cmd.Process.Signal(syscall.SIGTERM))
+	}
+	for _, p := range s.processes {
+		p.ended()
+	}
+}
+
+func (s *server) kill() {
+	for _, p := range s.processes {
+		p.kill()
+	}
+}
+
+func (p *process) launch() {
+	p.t.Helper()
+	p.cmd = exec.Command(binary, p.args...)
+	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
+	p.cmd.Env = append(os.Environ(), p.env)
+	must(p.t, p.cmd.Start())
+	p.exited = make(chan struct{})
 	go func(cmd *exec.Cmd, exited chan struct{}) {
 		defer close(exited)
-		s.result = cmd.Wait()
-	}(s.cmd, s.exited)
-	waitFor(s.t, 60*time.Second, s.name+" to answer", func() bool {
+		p.result = cmd.Wait()
+	}(p.cmd, p.exited)
+}
+
+func (p *process) await() {
+	p.t.Helper()
+	waitFor(p.t, 60*time.Second, p.name+" to answer", func() bool {
 		select {
-		case <-s.exited:
-			s.t.Fatalf("%s ended: %v\n%s", s.name, s.result, s.log)
+		case <-p.exited:
+			p.t.Fatalf("%s ended: %v\n%s", p.name, p.result, p.log)
 		default:
 		}
-		res, err := http.Get(s.base + "/_matrix/client/versions")
+		res, err := http.Get(p.base + "/_matrix/client/versions")
 		if err != nil {
 			return false
 		}
@@ -206,32 +327,31 @@ func (s *server) start() {
 	})
 }
 
-// stop ends the process as an administrator would; it must end well, its
-// invariants checked (WEFT_VERIFY=1).
-func (s *server) stop() {
-	s.t.Helper()
-	must(s.t, s.cmd.Process.Signal(syscall.SIGTERM))
+// ended waits until the process, which was told to stop, has ended; it must end well, its invariants checked
+// (WEFT_VERIFY=1).
+func (p *process) ended() {
+	p.t.Helper()
 	select {
-	case <-s.exited:
-		if s.result != nil {
-			s.t.Fatalf("%s ended with %v\n%s", s.name, s.result, s.log)
+	case <-p.exited:
+		if p.result != nil {
+			p.t.Fatalf("%s ended with %v\n%s", p.name, p.result, p.log)
 		}
 	case <-time.After(60 * time.Second):
-		s.t.Fatalf("%s did not stop", s.name)
+		p.t.Fatalf("%s did not stop", p.name)
 	}
-	s.cmd = nil
+	p.cmd = nil
 }
 
 // kill ends the process as a power failure would.
-func (s *server) kill() {
-	if s.cmd == nil {
+func (p *process) kill() {
+	if p.cmd == nil {
 		return
 	}
-	if err := s.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
-		s.t.Errorf("killing %s: %v", s.name, err)
+	if err := p.cmd.Process.Kill(); err != nil && !errors.Is(err, os.ErrProcessDone) {
+		p.t.Errorf("killing %s: %v", p.name, err)
 	}
-	<-s.exited
-	s.cmd = nil
+	<-p.exited
+	p.cmd = nil
 }
 
 // waitFor waits for a condition that other processes bring about.
@@ -257,10 +377,10 @@ func must(t *testing.T, err error) {
 	}
 }
 
-// pair starts two servers on databases of one kind and calls fn.
-func pair(t *testing.T, fn func(t *testing.T, a, b *server)) {
-	for _, kind := range databases {
-		t.Run(kind, func(t *testing.T) {
+// pair starts two servers of each arrangement and calls fn.
+func pair(t *testing.T, kinds []arrangement, fn func(t *testing.T, a, b *server)) {
+	for _, kind := range kinds {
+		t.Run(kind.name, func(t *testing.T) {
 			ca := newAuthority(t)
 			ca.issue(t)
 			a, b := newServer(t, ca, kind), newServer(t, ca, kind)

@@ -196,6 +196,9 @@ func (b *Bus) nodeSubject(node, name string) string {
 	return b.prefix + "node." + token(node) + "." + name
 }
 
+// MaxData is how many bytes a message may have: the constant, or what an external NATS allows.
+func (b *Bus) MaxData() int { return int(b.maxData.Load()) }
+
 // Publish implements bus.Bus: to the subscribers of this node at once, to the others through a queue. More than
 // MaxData bytes stay on this node and count as dropped.
 func (b *Bus) Publish(topic string, data []byte) {

@@ -59,8 +59,8 @@ func NewIdentity() ([]byte, error) {
 	return out.Bytes(), nil
 }
 
-// tlsConfig serves both sides of a route: each shows the identity and accepts nothing else.
-func tlsConfig(identity []byte) (*tls.Config, error) {
+// TLSConfig serves both sides of a connection between nodes: each shows the identity and accepts nothing else.
+func TLSConfig(identity []byte) (*tls.Config, error) {
 	if len(identity) == 0 {
 		return nil, errors.New("natsbus: no identity")
 	}

@@ -26,7 +26,7 @@ const (
 // startServer starts the embedded server with routes to the peers.
 func (b *Bus) startServer(ctx context.Context) error {
 	var err error
-	if b.tls, err = tlsConfig(b.cfg.Identity); err != nil {
+	if b.tls, err = TLSConfig(b.cfg.Identity); err != nil {
 		return err
 	}
 	routes, err := routeURLs(b.cfg.Peers, "")

@@ -7,6 +7,7 @@ CREATE TABLE cluster_nodes (
     leaving    BIGINT NOT NULL,
     id         TEXT   NOT NULL PRIMARY KEY,
     address    TEXT   NOT NULL,
+    http       TEXT   NOT NULL,
     components TEXT   NOT NULL,
     version    TEXT   NOT NULL
 ) /*postgres: WITH (fillfactor = 10) */ /*sqlite: WITHOUT ROWID */;

@@ -1,0 +1,256 @@
+package rpc
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/sirupsen/logrus"
+
+	"weft/internal/bus/natsbus"
+	"weft/internal/cluster"
+	"weft/matrix/merr"
+)
+
+const (
+	// Patience is how long a call waits for a process that can carry it out: longer than it takes to notice that one is
+	// dead.
+	Patience = 10 * time.Second
+
+	maxCall    = 10 * time.Minute // of a call whose context has no deadline
+	watchEvery = time.Second      // a call that takes longer is looked after: does the other process live?
+	retryEvery = 250 * time.Millisecond
+	workers    = 64 // calls of one method that run at once, in the called process
+	pingName   = "rpc.ping"
+)
+
+// Bus carries messages between processes.
+type Bus interface {
+	Request(ctx context.Context, node, subject string, data []byte) ([]byte, error)
+	Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func())
+	// MaxData is how many bytes a message may have.
+	MaxData() int
+}
+
+// Nodes are the processes of the server.
+type Nodes interface {
+	Self() cluster.Node
+	Nodes() []cluster.Node
+	Ranked(component, key string) []cluster.Node
+	Owner(component, key string) (cluster.Node, bool)
+	Changed() <-chan struct{}
+}
+
+// Router carries calls out. All methods may be called by many goroutines at once, but services are added before the bus
+// is there.
+type Router struct {
+	nodes    Nodes
+	spill    *Spill
+	log      logrus.FieldLogger
+	metrics  *metrics
+	services map[string]map[string]method
+
+	mu  sync.RWMutex
+	bus Bus
+}
+
+// NewRouter makes a Router that serves nothing yet, and knows no other process.
+func NewRouter(nodes Nodes, spill *Spill, log logrus.FieldLogger) *Router {
+	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method)}
+}
+
+// Add makes impl the service of this process: the interface I under the name "component.Interface".
+func Add[I any](r *Router, service string, impl I) { r.services[service] = methodsOf(impl) }
+
+// SetBus makes this process call others, and answer them, from now on. Its connection is the caller's to close.
+func (r *Router) SetBus(b Bus) {
+	b.Handle(pingName, 1, func(context.Context, []byte) ([]byte, error) { return nil, nil })
+	for service, methods := range r.services {
+		for name, m := range methods {
+			b.Handle(subject(service, name), workers, func(ctx context.Context, msg []byte) ([]byte, error) {
+				answer, err := r.answer(ctx, m, msg, b.MaxData())
+				if err != nil {
+					return nil, &natsbus.RemoteError{Data: encodeError(err)}
+				}
+				return answer, nil
+			})
+		}
+	}
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.bus = b
+}
+
+func (r *Router) getBus() Bus {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.bus
+}
+
+func subject(service, method string) string { return "rpc." + service + "." + method }
+
+func (r *Router) answer(ctx context.Context, m method, msg []byte, limit int) ([]byte, error) {
+	data, err := r.spill.unpack(ctx, msg)
+	if err != nil {
+		return nil, err
+	}
+	if data, err = m.answer(ctx, data); err != nil {
+		return nil, err
+	}
+	return r.spill.pack(ctx, data, limit)
+}
+
+// Invoke implements Caller.
+func (r *Router) Invoke(ctx context.Context, c Call, args, results []any) error {
+	component, _, _ := strings.Cut(c.Service, ".")
+	m, here := r.services[c.Service][c.Method]
+	if here && r.mine(component, c.Key) {
+		return m.call(ctx, args, results)
+	}
+	if _, ok := ctx.Deadline(); !ok {
+		var cancel context.CancelFunc
+		ctx, cancel = context.WithTimeout(ctx, maxCall)
+		defer cancel()
+	}
+	data, err := Marshal(args)
+	if err != nil {
+		return err
+	}
+	answer, err := r.far(ctx, c, component, here, data)
+	switch {
+	case errors.Is(err, errNobody) && here:
+		r.metrics.done(c, "taken over")
+		return m.call(ctx, args, results)
+	case errors.Is(err, errNobody):
+		r.metrics.done(c, "nobody")
+		return unavailable("no process runs the component %s just now", component)
+	case err != nil:
+		return err
+	}
+	return Unmarshal(answer, results)
+}
+
+// mine tells whether a call that this process can carry out is its own to carry out.
+func (r *Router) mine(component, key string) bool {
+	if key == "" || r.getBus() == nil {
+		return true
+	}
+	owner, ok := r.nodes.Owner(component, key)
+	return !ok || owner.ID == r.nodes.Self().ID
+}
+
+func unavailable(format string, args ...any) *merr.Error {
+	return merr.New(503, "M_UNKNOWN", format, args...).With("retry_after_ms", int64(1000))
+}
+
+var (
+	// errNobody says that no other process carried the call out.
+	errNobody = errors.New("rpc: no process carried the call out")
+	// errGone says that a process died while it had the call.
+	errGone = errors.New("rpc: the process is gone")
+)
+
+// far has a call carried out by another process: the owner of its key, or the next ones. A process that can do it itself does
+// not wait for others to come.
+func (r *Router) far(ctx context.Context, c Call, component string, here bool, data []byte) ([]byte, error) {
+	patience := time.Now().Add(Patience)
+	for {
+		changed := r.nodes.Changed()
+		if bus := r.getBus(); bus != nil {
+			for _, node := range r.others(component, c.Key) {
+				answer, err := r.ask(ctx, bus, node, c, data)
+				if !errors.Is(err, errNobody) {
+					return answer, err
+				}
+				if here {
+					return nil, errNobody
+				}
+			}
+		}
+		if here || !time.Now().Before(patience) {
+			return nil, errNobody
+		}
+		retry := time.NewTimer(retryEvery)
+		select {
+		case <-changed:
+		case <-retry.C:
+		case <-ctx.Done():
+		}
+		retry.Stop()
+		if err := ctx.Err(); err != nil {
+			return nil, err
+		}
+	}
+}
+
+// others lists the processes that run a component in the order in which to ask them.
+func (r *Router) others(component, key string) []string {
+	if key == "" {
+		key = r.nodes.Self().ID // so that calls without a key spread over those who can answer
+	}
+	self := r.nodes.Self().ID
+	var ids []string
+	for _, n := range r.nodes.Ranked(component, key) {
+		if n.ID != self {
+			ids = append(ids, n.ID)
+		}
+	}
+	return ids
+}
+
+// ask has one process carry a call out. The error is errNobody where it did not, or where that does not matter.
+func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []byte) ([]byte, error) {
+	msg, err := r.spill.pack(ctx, data, bus.MaxData())
+	if err != nil {
+		return nil, err
+	}
+	watched, cancel := context.WithCancelCause(ctx)
+	defer cancel(nil)
+	go r.watch(watched, bus, node, cancel)
+	answer, err := bus.Request(watched, node, subject(c.Service, c.Method), msg)
+	if gone := context.Cause(watched); err != nil && errors.Is(gone, errGone) {
+		err = gone
+	}
+	var remote *natsbus.RemoteError
+	switch {
+	case err == nil:
+		r.metrics.done(c, "done")
+		return r.spill.unpack(ctx, answer)
+	case errors.As(err, &remote):
+		r.metrics.done(c, "done")
+		return nil, decodeError(remote.Data)
+	case ctx.Err() != nil:
+		return nil, ctx.Err()
+	case errors.Is(err, natsbus.ErrNoNode), errors.Is(err, natsbus.ErrBusy), c.Again:
+		r.log.WithFields(logrus.Fields{"method": c.Service + "." + c.Method, "node": node}).WithError(err).Debug("a call goes elsewhere")
+		r.metrics.done(c, "elsewhere")
+		return nil, errNobody
+	}
+	r.metrics.done(c, "lost")
+	return nil, fmt.Errorf("%w (%w)", unavailable("the process that had the request ended; it is not known whether the request was carried out"), err)
+}
+
+// watch ends a call whose process is not there any more: at once where the bus says that nobody is there, and when the
+// others declare it dead where the bus says nothing.
+func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.CancelCauseFunc) {
+	tick := time.NewTicker(watchEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return
+		}
+		pinging, cancel := context.WithTimeout(ctx, watchEvery)
+		_, err := bus.Request(pinging, node, pingName, nil)
+		cancel()
+		if errors.Is(err, natsbus.ErrNoNode) || !slices.ContainsFunc(r.nodes.Nodes(), func(n cluster.Node) bool { return n.ID == node }) {
+			lost(errGone)
+			return
+		}
+	}
+}

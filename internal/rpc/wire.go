@@ -1,0 +1,139 @@
+package rpc
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"fmt"
+
+	"github.com/fxamacker/cbor/v2"
+
+	"weft/matrix/merr"
+)
+
+// The modes of CBOR: a nil slice or map stays nil, and json.RawMessage is bytes like any other.
+var (
+	encMode = must(cbor.EncOptions{NilContainers: cbor.NilContainerAsNull}.EncMode())
+	decMode = must(cbor.DecOptions{MaxArrayElements: 1 << 27, MaxMapPairs: 1 << 27, MaxNestedLevels: 64,
+		UTF8: cbor.UTF8DecodeInvalid}.DecMode())
+)
+
+func must[T any](v T, err error) T {
+	if err != nil {
+		panic(err) // the options are constants
+	}
+	return v
+}
+
+// Marshal makes an array of values.
+func Marshal(values []any) ([]byte, error) {
+	if values == nil {
+		values = []any{}
+	}
+	data, err := encMode.Marshal(values)
+	if err != nil {
+		return nil, fmt.Errorf("rpc: encode: %w", err)
+	}
+	return data, nil
+}
+
+// Unmarshal reads an array into pointers. What the other side did not send stays zero, and what it sent
+// beyond them is ignored.
+func Unmarshal(data []byte, into []any) error {
+	var raw []cbor.RawMessage
+	if err := decMode.Unmarshal(data, &raw); err != nil {
+		return fmt.Errorf("rpc: decode: %w", err)
+	}
+	for i := range min(len(raw), len(into)) {
+		if err := decMode.Unmarshal(raw[i], into[i]); err != nil {
+			return fmt.Errorf("rpc: decode value %d: %w", i+1, err)
+		}
+	}
+	return nil
+}
+
+// The kinds of errors that travel.
+const (
+	plainError    = 0
+	matrixError   = 1 // an *merr.Error
+	deadlineError = 2 // context.DeadlineExceeded: the component's own deadline
+)
+
+// sentError is an error as it travels.
+type sentError struct {
+	Kind   int    `cbor:"1,keyasint"`
+	Text   string `cbor:"2,keyasint"`
+	Status int    `cbor:"3,keyasint,omitempty"`
+	Body   []byte `cbor:"4,keyasint,omitempty"`
+}
+
+// remoteError is what became of it: its text, and the value that errors.As finds in it.
+type remoteError struct {
+	text  string
+	value error
+}
+
+func (e *remoteError) Error() string { return e.text }
+func (e *remoteError) Unwrap() error { return e.value }
+
+func encodeError(err error) []byte {
+	s := sentError{Kind: plainError, Text: err.Error()}
+	var m *merr.Error
+	switch {
+	case errors.As(err, &m):
+		if body, mErr := json.Marshal(m); mErr == nil {
+			s.Kind, s.Status, s.Body = matrixError, m.Status, body
+		}
+	case errors.Is(err, context.DeadlineExceeded):
+		s.Kind = deadlineError
+	}
+	data, cErr := encMode.Marshal(s)
+	if cErr != nil { // of a struct of texts and numbers: it does not happen
+		return []byte(s.Text)
+	}
+	return data
+}
+
+func decodeError(data []byte) error {
+	var s sentError
+	if err := decMode.Unmarshal(data, &s); err != nil {
+		return &remoteError{text: string(data)}
+	}
+	switch s.Kind {
+	case matrixError:
+		m := decodeMatrixError(s.Status, s.Body)
+		if s.Text == m.Error() {
+			return m
+		}
+		return &remoteError{s.Text, m}
+	case deadlineError:
+		return &remoteError{s.Text, context.DeadlineExceeded}
+	}
+	return &remoteError{text: s.Text}
+}
+
+// decodeMatrixError keeps numbers and texts of the further fields what they were, and everything else as JSON.
+func decodeMatrixError(status int, body []byte) *merr.Error {
+	m := &merr.Error{Status: status}
+	var fields map[string]json.RawMessage
+	if err := json.Unmarshal(body, &fields); err != nil {
+		return merr.Decode(status, body)
+	}
+	for name, raw := range fields {
+		var text string
+		var number int64
+		switch {
+		case json.Unmarshal(raw, &text) == nil && name == "errcode":
+			m.Code = text
+		case json.Unmarshal(raw, &text) == nil && name == "error":
+			m.Message = text
+		case json.Unmarshal(raw, &number) == nil && string(raw) != "null":
+			m = m.With(name, number)
+		case raw[0] == '"':
+			m = m.With(name, text)
+		default:
+			m = m.With(name, raw)
+		}
+	}
+	return m
+}
