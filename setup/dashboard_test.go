@@ -176,18 +176,19 @@ func TestDashboardAsksForWhatThereIs(t *testing.T) {
 	t.Run("sqlite", func(t *testing.T) {
 		s, _ := boot(t, testConfig(t, "m.test"))
 		register(t, s.URLs()[0], "alice")
-		checkNames(t, func(name string) bool { return strings.HasPrefix(name, "weft_cluster_") }, s)
+		checkNames(t, func(name string) bool {
+			return strings.HasPrefix(name, "weft_cluster_") || strings.HasPrefix(name, "weft_rpc_")
+		}, s)
 	})
 	t.Run("postgres", func(t *testing.T) {
 		url := sqldbtest.PostgresURL(t)
 		var both []*Server
-		for range 2 {
+		for _, components := range [][]string{{"roomserver", "keyserver", "federationapi"}, {"clientapi", "syncapi", "mediaapi"}} {
 			c := testConfig(t, "m.test")
-			c.Database = url
+			c.Database, c.Components = url, components
 			s, _ := boot(t, c)
 			both = append(both, s)
 		}
-		register(t, both[0].URLs()[0], "alice")
 		tick := time.NewTicker(20 * time.Millisecond)
 		defer tick.Stop()
 		// The bus is there once they have seen each other.
@@ -195,6 +196,10 @@ func TestDashboardAsksForWhatThereIs(t *testing.T) {
 			if time.Now().After(deadline) {
 				t.Fatal("the two processes do not see each other")
 			}
+		}
+		token := register(t, both[0].URLs()[0], "alice")
+		if status, got := call(t, "POST", both[0].URLs()[0]+"/_matrix/client/v3/createRoom", token, "{}"); status != 200 {
+			t.Fatalf("a room of two processes: %d %v", status, got)
 		}
 		checkNames(t, func(string) bool { return false }, both...)
 	})

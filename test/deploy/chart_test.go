@@ -3,6 +3,7 @@ package deploy
 import (
 	"fmt"
 	"maps"
+	"net"
 	"os"
 	"path/filepath"
 	"slices"
@@ -55,7 +56,7 @@ imagePullSecrets: [{name: registry}]
 image: {repository: registry.example.org/weft, tag: v1}
 autoscaling: {enabled: true, queuedJobs: 20}
 dataSizeLimit: 1Gi
-bus: {port: 7000}
+cluster: {busPort: 7000, httpPort: 7001}
 drainSeconds: 7
 shutdownSeconds: 60
 service: {type: LoadBalancer, annotations: {a: b}}
@@ -436,9 +437,13 @@ func TestWeftTakesTheConfigurationOfEachPod(t *testing.T) {
 			if len(args) == 0 {
 				run = all
 			}
-			_, port, _ := strings.Cut(env["WEFT_CLUSTER_LISTEN"], "]:")
-			for name, port := range map[string]string{"http": env["WEFT_LISTEN"], "admin": env["WEFT_ADMIN_LISTEN"], "bus": ":" + port} {
-				n, err := strconv.Atoi(strings.TrimPrefix(port, ":"))
+			for name, variable := range map[string]string{"http": "WEFT_LISTEN", "admin": "WEFT_ADMIN_LISTEN", "bus": "WEFT_CLUSTER_LISTEN",
+				"handover": "WEFT_CLUSTER_HTTP_LISTEN"} {
+				host, port, err := net.SplitHostPort(env[variable])
+				if err != nil || host != "" && host != "fd00::7" {
+					t.Errorf("%s: %s is %q", d.Name, variable, env[variable])
+				}
+				n, err := strconv.Atoi(port)
 				if !slices.Contains(container(t, d).Ports, corev1.ContainerPort{Name: name, ContainerPort: int32(n)}) || err != nil {
 					t.Errorf("%s: port %s is %s", d.Name, name, port)
 				}
@@ -484,6 +489,15 @@ func TestAutoscaling(t *testing.T) {
 	if cpu.Resource.Name != corev1.ResourceCPU || *cpu.Resource.Target.AverageUtilization != 70 ||
 		lag.Pods.Metric.Name != "weft_roomserver_queued_jobs" || lag.Pods.Target.AverageValue.Value() != 20 {
 		t.Errorf("%+v %+v", cpu, lag)
+	}
+	for _, h := range release(t, polylith+"autoscaling: {enabled: true, queuedJobs: 20}\n").hpas {
+		want := 1
+		if strings.HasSuffix(h.Name, "-rooms") {
+			want = 2
+		}
+		if len(h.Spec.Metrics) != want {
+			t.Errorf("%s: %+v", h.Name, h.Spec.Metrics)
+		}
 	}
 }
 

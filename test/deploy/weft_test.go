@@ -58,15 +58,9 @@ func checkConfig(t *testing.T, where string, env map[string]string, flags []stri
 	for k, v := range env {
 		list = append(list, k+"="+v)
 	}
-	out, err := weft(t, list, append([]string{"config", "check"}, flags...)...)
-	if err == nil {
-		return
+	if out, err := weft(t, list, append([]string{"config", "check"}, flags...)...); err != nil {
+		t.Errorf("%s: weft config check: %v: %s", where, err, out)
 	}
-	if strings.Contains(out, "cannot be left out") && len(flags) > 0 && strings.HasPrefix(flags[0], "--components=") {
-		t.Logf("%s: this version runs all components in each process: %s", where, out)
-		return
-	}
-	t.Errorf("%s: weft config check: %v: %s", where, err, out)
 }
 
 // options are the variables that Weft knows, and its components.
