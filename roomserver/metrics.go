@@ -39,6 +39,13 @@ func newMetrics(reg prometheus.Registerer) (*metrics, error) {
 		queued: prometheus.NewGauge(prometheus.GaugeOpts{Namespace: ns, Subsystem: sub, Name: "queued_jobs",
 			Help: "Jobs that wait in the queues of all rooms."}),
 	}
+	for _, outcome := range []string{"accepted", "rejected", "soft_failed", "history"} {
+		m.events.WithLabelValues(outcome) // a rate over a counter needs its zero
+	}
+	for _, endpoint := range []string{"backfill", "event", "event_auth", "get_missing_events", "policy_sign", "state", "state_ids"} {
+		m.fetches.WithLabelValues(endpoint)
+		m.fetchedSize.WithLabelValues(endpoint)
+	}
 	if reg == nil {
 		return m, nil
 	}

@@ -9,10 +9,11 @@ import (
 	"github.com/prometheus/client_golang/prometheus/collectors"
 
 	"weft/internal/bus"
+	"weft/internal/eventstore"
 	"weft/internal/sqldb"
 )
 
-// sizeTimeout bounds how long a scrape waits for the size of the database.
+// sizeTimeout bounds how long a scrape waits for what is asked of the database.
 const sizeTimeout = 2 * time.Second
 
 // newRegistry makes the metrics of one server: those of the Go runtime and the
@@ -56,4 +57,51 @@ func newRegistry(version string, db *sqldb.DB, b *bus.Local) *prometheus.Registr
 	counter("weft_bus_dropped_total", "Messages a slow subscriber lost; polling makes up for them.", func() float64 { return float64(b.Stats().Dropped) })
 	gauge("weft_bus_queued", "Messages waiting for subscribers.", func() float64 { return float64(b.Stats().Queued) })
 	return reg
+}
+
+// storeMetrics are those of the event store: its caches, and what other servers sent that waits to be processed. The latter are
+// the same on all processes of a server.
+type storeMetrics struct {
+	events                 *eventstore.Reader
+	now                    func() time.Time
+	cache, staged, waiting *prometheus.Desc
+}
+
+func newStoreMetrics(events *eventstore.Reader, now func() time.Time) storeMetrics {
+	return storeMetrics{events, now,
+		prometheus.NewDesc("weft_cache_bytes", "Size of the caches of events, state and names.", []string{"cache"}, nil),
+		prometheus.NewDesc("weft_staged_events", "Events of other servers that are stored and wait to be processed, in the whole server; -1 where it cannot be told.", nil, nil),
+		prometheus.NewDesc("weft_staged_oldest_seconds", "How long the first of them waits.", nil, nil),
+	}
+}
+
+// Describe implements prometheus.Collector.
+func (m storeMetrics) Describe(ch chan<- *prometheus.Desc) {
+	ch <- m.cache
+	ch <- m.staged
+	ch <- m.waiting
+}
+
+// Collect implements prometheus.Collector.
+func (m storeMetrics) Collect(ch chan<- prometheus.Metric) {
+	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
+		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
+	}
+	c := m.events.CacheStats()
+	gauge(m.cache, float64(c.EventBytes), "events")
+	gauge(m.cache, float64(c.NodeBytes), "state")
+	gauge(m.cache, float64(c.NameBytes), "names")
+	ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
+	defer cancel()
+	n, oldest, err := m.events.StagedTotal(ctx)
+	if err != nil {
+		gauge(m.staged, -1)
+		return
+	}
+	gauge(m.staged, float64(n))
+	age := 0.0
+	if oldest > 0 {
+		age = max(0, m.now().Sub(time.UnixMilli(oldest)).Seconds())
+	}
+	gauge(m.waiting, age)
 }

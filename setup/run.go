@@ -131,6 +131,9 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 		return nil, err
 	}
 	s.reg = newRegistry(o.Version, s.db, s.bus.Local)
+	if err := s.reg.Register(newStoreMetrics(s.events, o.Now)); err != nil {
+		return nil, err
+	}
 	if err := s.joinCluster(ctx, serves); err != nil {
 		return nil, err
 	}

@@ -48,6 +48,19 @@ func Look(ctx context.Context, db *sqldb.DB, wait time.Duration) ([]Seen, error)
 		others = append(others, sighting{Node: r.Node, live: !known || beat != r.beat})
 	}
 	v := newView(sighting{}, others, 0, 0)
+	shares := v.shares()
+	var list []Seen
+	for _, s := range v.all {
+		if s.ID == "" {
+			continue
+		}
+		list = append(list, Seen{Node: s.Node, Live: s.live, Share: shares[s.ID]})
+	}
+	return list, nil
+}
+
+// shares gives the part of the keys of its components that is each node's own, by ID: 0 to 1.
+func (v *view) shares() map[string]float64 {
 	owned := make(map[string]int)
 	keys := make(map[string]int)
 	for component, members := range v.members {
@@ -58,16 +71,9 @@ func Look(ctx context.Context, db *sqldb.DB, wait time.Duration) ([]Seen, error)
 			keys[m.node.ID] += shareSamples
 		}
 	}
-	var list []Seen
-	for _, s := range v.all {
-		if s.ID == "" {
-			continue
-		}
-		seen := Seen{Node: s.Node, Live: s.live}
-		if n := keys[s.ID]; n > 0 {
-			seen.Share = float64(owned[s.ID]) / float64(n)
-		}
-		list = append(list, seen)
+	out := make(map[string]float64, len(keys))
+	for id, n := range keys {
+		out[id] = float64(owned[id]) / float64(n)
 	}
-	return list, nil
+	return out
 }

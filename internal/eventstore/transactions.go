@@ -24,6 +24,7 @@ const (
 	stagedSQL      = `SELECT seq, room_nid, origin, received, data FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
 	stagedCountSQL = `SELECT COALESCE(SUM(events), 0) FROM inbound_events WHERE room_nid = $1`
+	stagedTotalSQL = `SELECT COALESCE(SUM(events), 0), COALESCE(MIN(received), 0) FROM inbound_events`
 	pendingSQL     = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
 )
 
@@ -105,6 +106,14 @@ func (r *Reader) StagedCount(ctx context.Context, room nid.Room) (int64, error) 
 		return 0, fmt.Errorf("eventstore: staged events: %w", err)
 	}
 	return n, nil
+}
+
+// StagedTotal gives how many events of all rooms wait, and when the first of them came, in ms; 0 where none waits.
+func (r *Reader) StagedTotal(ctx context.Context) (events, oldest int64, err error) {
+	if err := r.q.QueryRow(ctx, stagedTotalSQL).Scan(&events, &oldest); err != nil {
+		return 0, 0, fmt.Errorf("eventstore: staged events: %w", err)
+	}
+	return events, oldest, nil
 }
 
 // errEnough ends the reading of rows.

@@ -106,6 +106,9 @@ func TestStaging(t *testing.T) {
 			}
 		}
 		waiting(4)
+		if n, oldest, err := w.r.StagedTotal(w.ctx()); n != 5 || oldest != 5 || err != nil {
+			t.Errorf("%d wait in all rooms, since %d (%v)", n, oldest, err)
+		}
 		list := func(after int64, limit int, want string) []eventstore.Staged {
 			t.Helper()
 			got, err := w.r.StagedEvents(w.ctx(), a.nid, after, limit)

@@ -181,7 +181,7 @@ func (h *handler) admit(e *endpoint) (release func(), err error) {
 	}
 	if counter.Add(1) > bound {
 		counter.Add(-1)
-		h.metrics.shed.WithLabelValues("overload").Inc()
+		h.metrics.shed.WithLabelValues(shedOverload).Inc()
 		return nil, merr.LimitExceeded("the server has too much to do just now").
 			WithStatus(http.StatusServiceUnavailable).With("retry_after_ms", int64(1000))
 	}
@@ -238,7 +238,7 @@ func (h *handler) limit(class Limit, owner string, s Session) error {
 	}
 	err := h.limiter.allow(class, owner, h.cfg.Now())
 	if err != nil {
-		h.metrics.shed.WithLabelValues("rate_limit").Inc()
+		h.metrics.shed.WithLabelValues(shedRate).Inc()
 	}
 	return err
 }

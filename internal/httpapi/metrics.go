@@ -15,6 +15,12 @@ type metrics struct {
 	panics   prometheus.Counter
 }
 
+// Why requests are refused.
+const (
+	shedOverload = "overload"
+	shedRate     = "rate_limit"
+)
+
 func newMetrics(reg prometheus.Registerer, running, waiting func() float64) *metrics {
 	m := &metrics{
 		requests: prometheus.NewCounterVec(prometheus.CounterOpts{
@@ -30,6 +36,9 @@ func newMetrics(reg prometheus.Registerer, running, waiting func() float64) *met
 		panics: prometheus.NewCounter(prometheus.CounterOpts{
 			Name: "weft_http_panics_total", Help: "Handlers that panicked.",
 		}),
+	}
+	for _, reason := range []string{shedOverload, shedRate} {
+		m.shed.WithLabelValues(reason) // a rate over a counter needs its zero
 	}
 	if reg != nil {
 		reg.MustRegister(m.requests, m.seconds, m.shed, m.panics,

@@ -107,7 +107,9 @@ func (k *Keeper) Add(tasks ...Task) {
 	defer k.mu.Unlock()
 	for _, t := range tasks {
 		k.tasks = append(k.tasks, &scheduled{Task: t, component: k.component})
-		k.removed.WithLabelValues(t.Kind)
+		for _, c := range []*prometheus.CounterVec{k.removed, k.failed, k.took} {
+			c.WithLabelValues(t.Kind) // a rate over a counter needs its zero
+		}
 	}
 }
 
