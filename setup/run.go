@@ -67,7 +67,7 @@ type Server struct {
 	// handover hands requests on; nil before a second process was seen.
 	handover atomic.Pointer[handover]
 	root     http.Handler // of all endpoints
-	parts   *parts
+	parts    *parts
 
 	listening *listening
 	urls      []string
@@ -104,6 +104,9 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 	if err := cfg.Validate(); err != nil {
 		return nil, fmt.Errorf("configuration: %w", err)
 	}
+	if !serves {
+		cfg.Components = componentNames() // nobody else is there to ask
+	}
 	if o.Now == nil {
 		o.Now = time.Now
 	}
@@ -122,6 +125,9 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 		return nil, err
 	}
 	if err := s.openDatabase(ctx); err != nil {
+		return nil, err
+	}
+	if err := s.checkCopied(ctx); err != nil {
 		return nil, err
 	}
 	if err := s.share(ctx); err != nil {

@@ -32,6 +32,7 @@ import (
 // parts are the components that this process runs, wired to each other and to those in other processes.
 type parts struct {
 	accounts clientapiapi.Accounts
+	media    *mediaapi.Server // nil where this process does not run it
 	routes   [][]httpapi.Route
 	// runners do the background work of each component until their context ends.
 	runners map[string]func(context.Context) error
@@ -226,11 +227,14 @@ func (w *wiring) mediaAPI(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
+	w.media = media
 	w.add("mediaapi", media.Run, media.Routes())
 	return nil
 }
 
-func (w *wiring) mediaAway() { w.away("mediaapi", (&mediaapi.Server{Config: w.mediaConfig()}).Routes()) }
+func (w *wiring) mediaAway() {
+	w.away("mediaapi", (&mediaapi.Server{Config: w.mediaConfig()}).Routes())
+}
 
 func (w *wiring) federationConfig() federationapi.Config {
 	s := w.s

@@ -27,7 +27,7 @@ func rootCommand() *cobra.Command {
 		SilenceErrors: true, SilenceUsage: true,
 		CompletionOptions: cobra.CompletionOptions{HiddenDefaultCmd: true},
 	}
-	root.AddCommand(serveCommand(), configCommand(), keysCommand(), userCommand(), clusterCommand(), healthcheckCommand(), versionCommand(), conformanceCommand())
+	root.AddCommand(serveCommand(), configCommand(), keysCommand(), userCommand(), clusterCommand(), migrateCommand(), healthcheckCommand(), versionCommand(), conformanceCommand())
 	return root
 }
 

@@ -54,6 +54,9 @@ func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 	if err == nil {
 		err = db.read.PingContext(ctx)
 	}
+	if err == nil {
+		err = db.checkMoved(ctx)
+	}
 	if err != nil {
 		errs := []error{fmt.Errorf("open SQLite database %s: %w", path, err)}
 		for _, pool := range []*sql.DB{db.read, db.write} {

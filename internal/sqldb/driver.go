@@ -83,7 +83,16 @@ func (c *conn) PrepareContext(ctx context.Context, query string) (driver.Stmt, e
 	return c.raw.PrepareContext(ctx, query)
 }
 
-func (c *conn) Close() error { return c.raw.Close() }
+// Close ends the connection. SQLite keeps a file open, with its lock, for as long as there are statements on it.
+func (c *conn) Close() error {
+	var errs []error
+	if c.dialect == SQLite {
+		for e := c.order.Front(); e != nil; e = c.order.Front() {
+			errs = append(errs, c.forget(e))
+		}
+	}
+	return errors.Join(append(errs, c.raw.Close())...)
+}
 
 func (c *conn) Begin() (driver.Tx, error) { return c.BeginTx(context.Background(), driver.TxOptions{}) }
 
