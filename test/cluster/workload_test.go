@@ -18,6 +18,7 @@ import (
 type user struct {
 	id, token, device string
 	room              string
+	sent              int // messages so far
 
 	since    string
 	seen     map[string]int   // event ID: how often /sync gave it
@@ -87,7 +88,7 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 	if u.since != "" {
 		q.Set("since", u.since)
 	}
-	a, err := w.c.do(ctx, "GET", "/_matrix/client/v3/sync?"+q.Encode(), u.token, nil, true)
+	a, err := w.c.do(ctx, "GET", "/_matrix/client/v3/sync?"+q.Encode(), u.token, nil, wait)
 	if err != nil {
 		return err
 	}
@@ -125,9 +126,10 @@ func (w *workload) run(ctx context.Context) {
 	for i, u := range w.users {
 		next := w.users[(i+1)%len(w.users)]
 		wg.Go(func() {
-			for n := 1; ctx.Err() == nil; n++ {
-				if err := w.send(context.WithoutCancel(ctx), u, next, n); err != nil {
-					w.t.Errorf("message %d of %s: %v", n, u.id, err)
+			for ctx.Err() == nil {
+				u.sent++
+				if err := w.send(context.WithoutCancel(ctx), u, next, u.sent); err != nil {
+					w.t.Errorf("message %d of %s: %v", u.sent, u.id, err)
 					return
 				}
 			}
@@ -178,11 +180,15 @@ func (w *workload) check() {
 	total := 0
 	for _, u := range w.users {
 		// What is left comes at once.
-		until(w.t, 60*time.Second, "the syncs of "+u.id, func() bool {
-			before := len(u.seen)
+		missing, seen := "", -1
+		for deadline := time.Now().Add(30 * time.Second); (missing != "" || len(u.seen) != seen) && time.Now().Before(deadline); {
+			seen = len(u.seen)
 			must(w.t, w.sync(ctx, u, 0))
-			return len(u.seen) == before && w.complete(u)
-		})
+			missing = w.missing(u)
+		}
+		if missing != "" {
+			w.t.Errorf("/sync of %s lacks %s", u.id, missing)
+		}
 		for e, times := range u.seen {
 			if times > 1 {
 				w.t.Errorf("/sync of %s gave %s %d times", u.id, e, times)
@@ -211,23 +217,24 @@ func (w *workload) check() {
 	w.t.Logf("%d messages acknowledged, %d requests, %d repeated, longest %s", total, w.c.requests.Load(), w.c.repeated.Load(), w.c.worst)
 }
 
-// complete tells whether a user's syncs have shown all that they must.
-func (w *workload) complete(u *user) bool {
+// missing names what a user's syncs have not shown and must; empty when there is nothing.
+func (w *workload) missing(u *user) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, other := range w.users {
 		if other.room == u.room {
-			for _, e := range w.acked[other.id] {
+			for n, e := range w.acked[other.id] {
 				if u.seen[e] == 0 {
-					return false
+					return fmt.Sprintf("message %d of %s, %s", n, other.id, e)
 				}
 			}
 		}
 		if w.users[(i+1)%len(w.users)] == u && len(u.toDevice[other.id]) < w.told[other.id] {
-			return false
+			return fmt.Sprintf("%d of %d to-device messages of %s: there are %v", w.told[other.id]-len(u.toDevice[other.id]),
+				w.told[other.id], other.id, u.toDevice[other.id])
 		}
 	}
-	return true
+	return ""
 }
 
 // history reads a room to its beginning and compares.
