@@ -243,6 +243,25 @@ func TestWeatherWithoutABalancer(t *testing.T) {
 	})
 }
 
+// Who does not want to wait for balancers says so by a second signal.
+func TestSecondSignalStopsAtOnce(t *testing.T) {
+	c := newCluster(t, 2)
+	c.start()
+	b := newBalancer(t, c.nodes)
+	n := c.nodes[0]
+	n.signal(syscall.SIGTERM)
+	until(t, time.Minute, n.name+" to be taken out", func() bool { return b.nodes[0].session() == nil })
+	if !n.running() {
+		t.Fatal("it did not wait for the balancer")
+	}
+	n.signal(syscall.SIGTERM)
+	began := time.Now()
+	<-n.exited
+	if took := time.Since(began); took > shutdownDelay/2 {
+		t.Errorf("it went on for %s", took)
+	}
+}
+
 func TestThreeEqualNodes(t *testing.T) {
 	c := newCluster(t, 3)
 	c.start() // all at once, on an empty database
