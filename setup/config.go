@@ -10,16 +10,17 @@ import (
 type Config struct {
 	ServerName string `yaml:"server_name" flag:"server-name" doc:"The domain in user and room IDs. It cannot be changed once the server has been used. Further processes on the same PostgreSQL database may leave it out: they take it, and the other settings that belong to the server and not to a process, from the database."`
 	DataDir    string `yaml:"data_dir" flag:"data" doc:"Folder of the signing key, the SQLite database and media."`
-	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir. The URL may name several hosts (postgres://USER:PASSWORD@A,B/NAME): the one that takes writes is used. Connections get a lock_timeout of 15 s and an idle_in_transaction_session_timeout of 10 s, among others, unless the URL sets them (?lock_timeout=30s). Through a pooler that refuses such parameters (pgbouncer) add ?timeouts=off and set them with ALTER ROLE: without them a frozen process can stop all others that share the database."`
+	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir. The URL may name several hosts (postgres://USER:PASSWORD@A,B/NAME): the one that takes writes is used. Connections get a lock_timeout of 3 s (five times) and an idle_in_transaction_session_timeout of 4 s, among others, unless the URL sets them (?lock_timeout=2s); the first should be the shorter. Through a pooler that refuses such parameters (pgbouncer) add ?timeouts=off and set them with ALTER ROLE: without them a frozen process can stop all others that share the database."`
 	// DatabaseConnections bounds the pool.
 	DatabaseConnections int    `yaml:"database_connections" doc:"The most connections to PostgreSQL, or readers of SQLite. 0: chosen by the number of processors."`
 	SigningKey          string `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir. With PostgreSQL the key is in the database; a file that is there at the first start is taken up."`
 
 	Listeners       []Listener `yaml:"listeners" doc:"Addresses to serve all APIs on."`
-	AdminListen     string     `yaml:"admin_listen" flag:"admin-listen" doc:"Address of /metrics and /health, in plain HTTP. Empty: none."`
+	AdminListen     string     `yaml:"admin_listen" flag:"admin-listen" doc:"Address of /metrics, /health and /health/live, in plain HTTP. Empty: none."`
 	TrustedProxies  []string   `yaml:"trusted_proxies" doc:"Addresses or ranges of proxies whose X-Forwarded-For is believed."`
 	MaxRequests     int        `yaml:"max_requests" doc:"Requests worked on at the same time; more are refused with 503. Sleeping /sync requests are not counted."`
 	ShutdownTimeout Duration   `yaml:"shutdown_timeout" doc:"How long a stop waits for requests to end."`
+	ShutdownDelay   Duration   `yaml:"shutdown_delay" doc:"For how long a process that is told to stop goes on answering requests while /health says that it stops, so that balancers send no more: longer than they take to notice, and well below the time after which whoever told it kills it. Only where other processes of the server are there to take over; one that is alone stops at once."`
 	Components      []string   `yaml:"components" flag:"components" doc:"Components to run. With PostgreSQL any of them may run in processes of their own; with SQLite only mediaapi may be left out."`
 	Memory          Bytes      `yaml:"memory" flag:"memory" doc:"Memory budget of the process (GOMEMLIMIT); caches take a share of it. 0: nine tenths of the cgroup's or machine's memory."`
 	Appservices     []string   `yaml:"appservices" doc:"Registration files of application services; a * stands for any part of a file name."`
@@ -137,6 +138,7 @@ func Default() Config {
 		TrustedProxies:  []string{"127.0.0.0/8", "::1/128"},
 		MaxRequests:     1024,
 		ShutdownTimeout: Duration(20 * time.Second),
+		ShutdownDelay:   Duration(7 * time.Second),
 		Components:      componentNames(),
 		Cluster:         Cluster{Heartbeat: Duration(time.Second), DeadAfter: Duration(4 * time.Second)},
 		Registration:    Registration{Mode: "closed"},

@@ -119,6 +119,7 @@ func TestWrongConfigurations(t *testing.T) {
 		{"bad format", "log: {format: xml}", "", "log.format"},
 		{"no memory", "memory: 1M", "", "memory"},
 		{"no requests", "max_requests: 0", "", "max_requests"},
+		{"a long goodbye", "shutdown_delay: 1h", "", "shutdown_delay"},
 		{"no tokens' life", "accounts: {access_token_lifetime: 0s}", "", "access_token_lifetime"},
 		{"no uploads", "media: {max_upload: 0}", "", "max_upload"},
 		{"media that is older than it is", "media: {remote_lifetime: -1h}", "", "remote_lifetime"},

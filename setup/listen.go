@@ -10,6 +10,7 @@ import (
 	"net/http"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -30,6 +31,8 @@ type listening struct {
 	servers []*http.Server
 	done    sync.WaitGroup
 	failed  chan error
+	// ending: each answer asks the client to leave its connection.
+	ending atomic.Bool
 }
 
 func newListening(log logrus.FieldLogger) *listening {
@@ -51,7 +54,7 @@ func (s *listening) serve(l net.Listener, cert *certificate, h http.Handler) {
 	// is logged by the handler.
 	w := &lineLog{log: s.log}
 	srv := &http.Server{
-		Handler: h, ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
+		Handler: s.leaving(h), ReadHeaderTimeout: readHeaderTimeout, IdleTimeout: idleTimeout,
 		MaxHeaderBytes: maxHeaderBytes, ErrorLog: stdlog.New(w, "", 0),
 	}
 	if cert != nil {
@@ -72,12 +75,27 @@ func (s *listening) serve(l net.Listener, cert *certificate, h http.Handler) {
 	})
 }
 
-// stop takes no more connections, lets the requests end, and closes what has
+// end begins to free connections: of those that are kept open, each is closed after its next answer, which says so (in HTTP/2
+// by GOAWAY). So hardly any is left for stop to close just when a client sends something.
+func (s *listening) end() { s.ending.Store(true) }
+
+func (s *listening) leaving(h http.Handler) http.Handler {
+	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
+		if s.ending.Load() {
+			w.Header().Set("Connection", "close")
+		}
+		h.ServeHTTP(w, r)
+	})
+}
+
+// stop takes no more connections, calls closed, lets the requests end, and closes what has
 // not ended when ctx does.
-func (s *listening) stop(ctx context.Context) error {
+func (s *listening) stop(ctx context.Context, closed func()) error {
+	s.end()
 	var wait sync.WaitGroup
 	errs := make([]error, len(s.servers))
 	for i, srv := range s.servers {
+		srv.RegisterOnShutdown(closed)
 		wait.Go(func() {
 			if err := srv.Shutdown(ctx); err != nil {
 				errs[i] = fmt.Errorf("requests were cut off: %w", errors.Join(err, srv.Close()))

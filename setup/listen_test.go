@@ -14,6 +14,7 @@ import (
 	"math/big"
 	"net/http"
 	"net/http/httptest"
+	"net/http/httptrace"
 	"os"
 	"path/filepath"
 	"strings"
@@ -177,7 +178,7 @@ func TestListeningAndStopping(t *testing.T) {
 	}()
 	<-inside
 	stopped := make(chan error, 1)
-	go func() { stopped <- s.stop(ctx) }()
+	go func() { stopped <- s.stop(ctx, func() {}) }()
 	close(leave)
 	if got := <-slow; got.err != nil || got.body == "" {
 		t.Errorf("a request under way was cut off: %+v", got)
@@ -187,6 +188,66 @@ func TestListeningAndStopping(t *testing.T) {
 	}
 	if _, err := get(baseURL(plain.Addr(), false)); err == nil {
 		t.Error("a stopped server answers")
+	}
+}
+
+// Once the end has begun, an answer asks to leave its connection, in HTTP/1 and in HTTP/2.
+func TestConnectionsAreLeft(t *testing.T) {
+	files := tlsFiles(t)
+	writeCertificate(t, files, "localhost")
+	cert, err := loadCertificate(files, quiet(), time.Now)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s := newListening(quiet())
+	var urls []string
+	for _, c := range []*certificate{nil, cert} {
+		l, err := open(t.Context(), "127.0.0.1:0")
+		if err != nil {
+			t.Fatal(err)
+		}
+		s.serve(l, c, http.HandlerFunc(func(http.ResponseWriter, *http.Request) {}))
+		urls = append(urls, baseURL(l.Addr(), c != nil))
+	}
+	client := &http.Client{Transport: &http.Transport{
+		TLSClientConfig: &tls.Config{InsecureSkipVerify: true}, ForceAttemptHTTP2: true,
+	}}
+	reused := func(url string) (was bool) {
+		t.Helper()
+		ctx := httptrace.WithClientTrace(t.Context(), &httptrace.ClientTrace{GotConn: func(i httptrace.GotConnInfo) { was = i.Reused }})
+		req, err := http.NewRequestWithContext(ctx, "GET", url, nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		res, err := client.Do(req)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.Copy(io.Discard, res.Body); err != nil {
+			t.Fatal(err)
+		}
+		_ = res.Body.Close()
+		return was
+	}
+	for _, url := range urls {
+		if reused(url) || !reused(url) {
+			t.Errorf("%s: connections are not kept", url)
+		}
+	}
+	s.end()
+	for _, url := range urls {
+		if !reused(url) {
+			t.Errorf("%s: the connection was closed before it was used", url)
+		}
+		// The client takes notice a moment later, which costs it nothing.
+		for deadline := time.Now().Add(10 * time.Second); reused(url); {
+			if time.Now().After(deadline) {
+				t.Fatalf("%s: the connection stays", url)
+			}
+		}
+	}
+	if err := s.stop(t.Context(), func() {}); err != nil {
+		t.Error(err)
 	}
 }
 
@@ -209,7 +270,7 @@ func TestStopHasALimit(t *testing.T) {
 	<-inside
 	ctx, cancel := context.WithCancel(context.Background())
 	cancel()
-	if err := s.stop(ctx); err == nil || !strings.Contains(err.Error(), "cut off") {
+	if err := s.stop(ctx, func() {}); err == nil || !strings.Contains(err.Error(), "cut off") {
 		t.Errorf("got %v", err)
 	}
 }
@@ -238,6 +299,13 @@ func TestAdmin(t *testing.T) {
 	sick = errors.New("the database is gone")
 	if w := get("/health"); w.Code != 503 || !strings.Contains(w.Body.String(), "gone") {
 		t.Errorf("sick: %d %s", w.Code, w.Body)
+	}
+	sick = errStopping
+	if w := get("/health"); w.Code != 503 || !strings.Contains(w.Body.String(), `"stopping"`) {
+		t.Errorf("stopping: %d %s", w.Code, w.Body)
+	}
+	if w := get("/health/live"); w.Code != 200 {
+		t.Errorf("alive: %d %s", w.Code, w.Body)
 	}
 }
 

@@ -99,7 +99,7 @@ func (s *Server) part(name string) *logrus.Entry { return s.log.WithField("part"
 
 // listen opens all listeners before it serves any, so that a server is whole
 // or not there.
-func (s *Server) listen(ctx, stopping context.Context) error {
+func (s *Server) listen(ctx context.Context, stopping <-chan struct{}) error {
 	s.listening = newListening(s.part("http"))
 	handler, err := s.handler(stopping)
 	if err != nil {
@@ -151,7 +151,7 @@ func (s *Server) listen(ctx, stopping context.Context) error {
 }
 
 // handler makes the handler of all components' endpoints.
-func (s *Server) handler(stopping context.Context) (http.Handler, error) {
+func (s *Server) handler(stopping <-chan struct{}) (http.Handler, error) {
 	proxies, err := s.cfg.trustedProxies()
 	if err != nil {
 		return nil, fmt.Errorf("trusted_proxies: %w", err)
@@ -178,8 +178,11 @@ func (c *Config) limits() httpapi.Limits {
 	return l
 }
 
-// check is the health check: the database must answer.
+// check is the health check: the process was not told to stop, and the database must answer.
 func (s *Server) check(ctx context.Context) error {
+	if s.stopping.Load() {
+		return errStopping
+	}
 	var one int
 	if err := s.db.QueryRow(ctx, "SELECT 1").Scan(&one); err != nil {
 		return fmt.Errorf("database: %w", err)

@@ -70,6 +70,7 @@ type Server struct {
 	parts    *parts
 
 	listening *listening
+	stopping  atomic.Bool
 	urls      []string
 	admin     string
 
@@ -79,9 +80,10 @@ type Server struct {
 
 // Run boots a server: when it returns, requests are answered. The server stops,
 // in order, when ctx ends:
-//  1. sleeping requests are woken, no new ones are taken, the others end
-//  2. background work ends
-//  3. what was accepted for writing is written, and the database closes
+//  1. where other processes share the work, they take over its share, and this one lingers (drain.go)
+//  2. no new requests are taken, sleeping ones are woken, the others end
+//  3. background work ends
+//  4. what was accepted for writing is written, and the database closes
 func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
 	s, err := build(ctx, cfg, o, true)
 	if err != nil {
@@ -91,7 +93,7 @@ func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
 		return nil, errors.Join(err, s.close())
 	}
 	stopping, stopPolls := context.WithCancel(context.WithoutCancel(ctx))
-	if err := s.listen(ctx, stopping); err != nil {
+	if err := s.listen(ctx, stopping.Done()); err != nil {
 		stopPolls()
 		return nil, errors.Join(err, s.close())
 	}
@@ -206,22 +208,15 @@ func (s *Server) supervise(ctx context.Context, stopPolls context.CancelFunc) {
 			s.log.WithError(err).Warn("the cluster was not left in order")
 		}
 	})
-	var cause error
-	select {
-	case <-ctx.Done():
-		s.log.Info("stopping")
-	case cause = <-failed:
-	case cause = <-s.listening.failed:
+	cause := s.awaitStop(ctx, failed)
+	if cause == nil {
+		cause = s.linger(failed)
 	}
 	if cause != nil {
 		s.log.WithError(cause).Error("stopping because a part of the server failed")
 	}
 	limit, cancel := context.WithTimeout(context.WithoutCancel(ctx), time.Duration(s.cfg.ShutdownTimeout))
-	if err := s.cluster.Drain(limit); err != nil {
-		s.log.WithError(err).Warn("the other processes were not told that this one stops; they will find out")
-	}
-	stopPolls()
-	stopErr := s.listening.stop(limit)
+	stopErr := s.listening.stop(limit, stopPolls)
 	cancel()
 	if stopErr != nil {
 		// Cutting off slow requests is what the limit is for.

@@ -93,6 +93,9 @@ func (c *Config) validateListeners(fail func(key, format string, args ...any)) {
 	if c.ShutdownTimeout < 0 {
 		fail("shutdown_timeout", "must not be negative")
 	}
+	if c.ShutdownDelay < 0 || c.ShutdownDelay > Duration(10*time.Minute) {
+		fail("shutdown_delay", "must be between 0 and 10m")
+	}
 }
 
 func checkAddress(a string) error {

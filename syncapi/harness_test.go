@@ -58,6 +58,8 @@ type env struct {
 	out      *fakeOutbound
 	key      ed25519.PrivateKey
 
+	stopping chan struct{} // closed: the server stops
+
 	mu  sync.Mutex
 	now time.Time
 }
@@ -89,7 +91,8 @@ func newEnv(t *testing.T, db *sqldb.DB) *env {
 func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) *env {
 	t.Helper()
 	ctx := t.Context()
-	e := &env{t: t, db: db, bus: b, now: time.UnixMilli(1_700_000_000_000), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize))}
+	e := &env{t: t, db: db, bus: b, now: time.UnixMilli(1_700_000_000_000), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
+		stopping: make(chan struct{})}
 	e.ok(stream.Migrate(ctx, db))
 	e.ok(eventstore.Migrate(ctx, db))
 	var err error
@@ -108,7 +111,7 @@ func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) 
 	}
 	e.srv, err = New(ctx, cfg)
 	e.ok(err)
-	e.h = httpapi.NewHandler(httpapi.Config{Log: logrus.NewEntry(quiet), Auth: e.accounts, Now: e.clock}, e.srv.Routes())
+	e.h = httpapi.NewHandler(httpapi.Config{Log: logrus.NewEntry(quiet), Auth: e.accounts, Now: e.clock, Stopping: e.stopping}, e.srv.Routes())
 	runCtx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
 	go func() { done <- e.srv.Run(runCtx) }()

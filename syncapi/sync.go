@@ -73,7 +73,7 @@ func (s *Server) Sync(ctx context.Context, r *httpapi.Request) (any, error) {
 		return nil, err
 	}
 	defer s.presence.end(q)
-	a, err := s.answerSync(ctx, q)
+	a, err := s.answerSync(ctx, q, r.Stopping)
 	if err != nil {
 		return nil, err
 	}
@@ -134,8 +134,9 @@ func (s *Server) syncFilter(ctx context.Context, user id.User, param string) (*f
 	return parseFilter(raw)
 }
 
-// answerSync makes the answer, sleeping until there is something in it or the time is up.
-func (s *Server) answerSync(ctx context.Context, q *syncRequest) (*answer, error) {
+// answerSync makes the answer, sleeping until there is something in it or the time is up. When the server stops, the time is
+// up: an empty answer makes any client go on at once, elsewhere, where an error would make it wait and say so.
+func (s *Server) answerSync(ctx context.Context, q *syncRequest, stopping <-chan struct{}) (*answer, error) {
 	if q.whole() || q.timeout == 0 {
 		return s.prepare(ctx, q)
 	}
@@ -154,6 +155,8 @@ func (s *Server) answerSync(ctx context.Context, q *syncRequest) (*answer, error
 		case <-w.woken:
 		case <-poll.C:
 		case <-deadline.C:
+			return a, nil
+		case <-stopping:
 			return a, nil
 		case <-ctx.Done():
 			return nil, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))

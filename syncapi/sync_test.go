@@ -451,6 +451,15 @@ func TestSyncLongPoll(t *testing.T) {
 		start := time.Now()
 		got = e.sync(alice, since, "timeout", "50")
 		expect(t, "time is up", got.Get("rooms").Exists() || time.Since(start) < 50*time.Millisecond, false)
+		since = got.next()
+		answer = poll()
+		close(e.stopping)
+		got = <-answer
+		expect(t, "the server stops", got.next() == since && !got.Get("rooms").Exists(), true)
+		// Meanwhile one that comes is answered, with what there is.
+		r.say(bob, "last words")
+		got = e.sync(alice, since, "timeout", "20000")
+		expect(t, "after the stop began", bodies(got.in("join", r, "timeline.events")), "last words")
 		expect(t, "nobody waits", e.srv.notifier.waiting(), 0)
 	})
 }

@@ -37,9 +37,9 @@ type Config struct {
 	// MaxRunning bounds the requests being worked on, MaxWaiting the long
 	// polls being held; 0: 1024 and 16384.
 	MaxRunning, MaxWaiting int64
-	// Stopping, when it ends, wakes the long polls with an error, so that a
+	// Stopping, when it is closed, wakes the long polls (Request.Stopping), so that a
 	// server that stops need not wait for them; nil: never.
-	Stopping context.Context
+	Stopping <-chan struct{}
 	// TrustedProxies may name the client in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
 	Metrics        prometheus.Registerer // may be nil
@@ -125,13 +125,7 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := h.cfg.Now()
 	reqID := h.idPrefix + strconv.FormatUint(h.lastID.Add(1), 36)
 	ctx := context.WithValue(r.Context(), requestIDKey{}, reqID)
-	if e.Waits && h.cfg.Stopping != nil {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithCancel(ctx)
-		defer cancel()
-		defer context.AfterFunc(h.cfg.Stopping, cancel)()
-	}
-	req := &Request{HTTP: r.WithContext(ctx), Vars: vars, ID: reqID}
+	req := &Request{HTTP: r.WithContext(ctx), Vars: vars, ID: reqID, Stopping: h.cfg.Stopping}
 	status, err := h.run(ctx, w, e, req)
 	h.finish(e, req, status, err, h.cfg.Now().Sub(start))
 	var abort *abortError
@@ -152,9 +146,7 @@ func (h *handler) run(ctx context.Context, w http.ResponseWriter, e *endpoint, r
 	result, err := h.call(ctx, w, e, req)
 	if err != nil {
 		if ctx.Err() != nil {
-			// The client is gone, or the server stops; only then it is read.
-			_, wErr := h.writeError(w, stopping())
-			return statusClientGone, errors.Join(err, wErr)
+			return statusClientGone, err // nobody reads an answer
 		}
 		status, wErr := h.writeError(w, err)
 		return status, errors.Join(err, wErr)
@@ -167,10 +159,6 @@ func (h *handler) run(ctx context.Context, w http.ResponseWriter, e *endpoint, r
 		err = errors.Join(err, wErr)
 	}
 	return status, err
-}
-
-func stopping() error {
-	return merr.New(http.StatusServiceUnavailable, "M_UNKNOWN", "the server is stopping; try again").With("retry_after_ms", int64(1000))
 }
 
 // admit counts a request in, or refuses it where the server has too much to do.

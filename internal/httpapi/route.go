@@ -51,7 +51,8 @@ type Route struct {
 	// the handler reads Request.HTTP.Body itself (uploads).
 	MaxBody int64
 	// Waits marks long polls: they are counted apart from requests that
-	// compute, so that a thousand sleeping clients are no overload.
+	// compute, so that a thousand sleeping clients are no overload. Their
+	// handlers watch Request.Stopping.
 	Waits   bool
 	Handler Handler
 	// Forward serves the row instead of Handler: it hands the whole request on to another process, which
@@ -71,6 +72,9 @@ type Request struct {
 	Session Session           // AuthUser
 	Origin  id.Server         // AuthServer
 	ID      string            // request ID, also in the log
+	// Stopping is closed when the server stops: who sleeps answers then as if the
+	// time were up. May be nil.
+	Stopping <-chan struct{}
 
 	query url.Values
 }

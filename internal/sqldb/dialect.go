@@ -128,9 +128,12 @@ const timeoutsParam = "timeouts"
 // while it holds locks does not stop the others for longer.
 func sessionSettings() map[string]string {
 	return map[string]string{
-		// Our transactions wait for nothing but the database. This ends first, so that who waits gets the lock.
-		"idle_in_transaction_session_timeout": "10s",
-		"lock_timeout":                        "15s",
+		// Our transactions wait for nothing but the database, so a pause this long is that of a process that cannot run, and
+		// that the others count out by then as well. One that comes back has lost nothing: its transaction runs again.
+		"idle_in_transaction_session_timeout": "4s",
+		// Shorter, and tried again: of the transactions of a frozen process that queue for one lock none is left when the one
+		// that has it is ended. Each of them would get it next, and be idle for as long again.
+		"lock_timeout": "3s",
 		// The longest statement is the count of state nodes before a sweep, some seconds for 10 million; the largest
 		// transactions, as for a join of 100,000 members, are many short ones.
 		"statement_timeout": "5min",
@@ -186,6 +189,7 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, fmt.Errorf("database URL: %w", err)
 	}
+	inner.Dialer(newDialer())
 	pool := sql.OpenDB(&connector{Connector: inner, dialect: Postgres})
 	pool.SetMaxOpenConns(o.MaxConns)
 	pool.SetMaxIdleConns(o.MaxConns)

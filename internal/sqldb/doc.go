@@ -23,17 +23,21 @@
 // # Timeouts on Postgres
 //
 // A process that is frozen or cut off while it holds a lock would stop all others until TCP gives up. So each connection is
-// opened with these run-time parameters, each of which the URL may set otherwise (?lock_timeout=30s, or in options):
+// opened with these run-time parameters, each of which the URL may set otherwise (?lock_timeout=2s, or in options):
 //
-//	idle_in_transaction_session_timeout=10s  the server ends the transaction of a client that is gone; when
+//	idle_in_transaction_session_timeout=4s   the server ends the transaction of a client that is gone; when
 //	                                         that comes back its transaction runs again
-//	lock_timeout=15s                         longer, so that who waits outlives that; tried twice
+//	lock_timeout=3s                          shorter, and tried five times: otherwise those who queue behind it in the
+//	                                         same frozen process would get the lock and hold it one after another
 //	statement_timeout=5min                   not for migrations
 //	tcp_keepalives_…, tcp_user_timeout=25s   the session of a machine that is gone
 //
+// So a frozen process holds the others up for little more than 4 s, whatever it was about. The other way round, a connection
+// whose server is silent breaks after 10 s (dial.go; where the system is not Linux, as it likes while a statement is under way).
+//
 // A pooler may refuse parameters that it does not know, such as pgbouncer in transaction mode: then either it is told to ignore
 // them (ignore_startup_parameters), or the URL says timeouts=off and none is sent. Then the server's own settings hold, and
-// the first two should be given to the role, ALTER ROLE weft SET lock_timeout = '15s', which works through a pooler; otherwise
+// the first two should be given to the role, ALTER ROLE weft SET lock_timeout = '3s', which works through a pooler; otherwise
 // a frozen process stops the others.
 //
 // # Several servers

@@ -165,10 +165,10 @@ func connectionError(err error) error {
 	return err
 }
 
-// attempts is how often a transaction runs that fails in this way, out of most: to wait for a lock again takes long.
-func attempts(err error, most int) int {
+// attempts is how often a transaction runs that fails in this way: to wait for a lock again takes long.
+func attempts(err error, most, forLock int) int {
 	if pgCode(err) == pgLockNotAvailable {
-		return min(most, lockAttempts)
+		return forLock
 	}
 	return most
 }

@@ -202,7 +202,7 @@ func (b *batch) run() {
 		case errors.Is(err, ErrUnknownOutcome):
 			b.fail(err)
 			return
-		case isRetryable(err) && attempt < attempts(err, batchAttempts):
+		case isRetryable(err) && attempt < attempts(err, batchAttempts, lockGroupAttempts):
 			if db.backoff(context.Background(), attempt, err) == nil {
 				continue
 			}
@@ -247,6 +247,9 @@ func (b *batch) try(grow bool) error {
 	}
 	if !b.wrote {
 		return nil // nothing to commit
+	}
+	if err := b.s.check(b.g.db); err != nil {
+		return err
 	}
 	if err := b.s.commit(); err != nil {
 		return commitError(b.g.db.dialect, err)

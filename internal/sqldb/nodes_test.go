@@ -204,3 +204,52 @@ func TestFrozenNode(t *testing.T) {
 		t.Errorf("%d rows were written by both, want 2", n)
 	}
 }
+
+// TestFrozenQueue: of the transactions of a frozen node that wait for one lock, none gets it after the one that had it was ended.
+func TestFrozenQueue(t *testing.T) {
+	const queued = 5
+	const idle = 2 * time.Second
+	raw, ctx := sqldbtest.PostgresURL(t), t.Context()
+	db := sqldbtest.Open(t, with(t, raw, "lock_timeout", "20s"))
+	frozen := sqldbtest.Open(t, with(t, raw, "application_name", "frozen queue",
+		"idle_in_transaction_session_timeout", idle.String(), "lock_timeout", "500ms"))
+	rooms(t, db, 1)
+	if err := errors.Join(nested(ctx, frozen, queued+1)...); err != nil { // opens the connections
+		t.Fatal(err)
+	}
+	held, thaw := make(chan struct{}), make(chan struct{})
+	var wg sync.WaitGroup
+	freeze := func(then func()) {
+		wg.Go(func() {
+			runs := 0
+			if err := frozen.Update(ctx, func(tx *sqldb.Tx) error {
+				_, err := tx.Exec(ctx, bumpSQL, 1)
+				if runs++; runs == 1 {
+					then()
+					<-thaw
+				}
+				return err
+			}); err != nil {
+				t.Error(err)
+			}
+		})
+	}
+	freeze(func() { close(held) })
+	<-held
+	for range queued {
+		freeze(func() {})
+	}
+	await(t, db, queued, `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1 AND wait_event_type = 'Lock'`, "frozen queue")
+	start := time.Now()
+	if _, err := db.Exec(ctx, bumpSQL, 1); err != nil {
+		t.Error(err)
+	}
+	if took := time.Since(start); took > 2*idle {
+		t.Errorf("waited %v, as if for several transactions", took)
+	}
+	close(thaw)
+	wg.Wait()
+	if n := count(t, db, "k = 1 AND v = $1", fmt.Sprint(queued+2)); n != 1 {
+		t.Error("not each write was applied once")
+	}
+}

@@ -7,6 +7,7 @@ import (
 	"fmt"
 	"runtime/debug"
 	"strings"
+	"time"
 )
 
 // Tx is a transaction, as one function sees it. It serves one goroutine, and only until the function
@@ -84,6 +85,9 @@ func (tx *Tx) prepare(ctx context.Context, query string, writes bool) (context.C
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
+	if tx.db.dialect == Postgres {
+		tx.s.used = tx.db.opts.Now()
+	}
 	if tx.db.dialect == SQLite && !tx.s.readOnly {
 		// An interrupted statement would roll back the transaction, and with it the writes of others.
 		ctx = context.Background()
@@ -160,6 +164,22 @@ type session struct {
 	conn     *sql.Conn
 	tx       *sql.Tx
 	ended    bool
+	used     time.Time // when its last statement began
+}
+
+// pause is the time without a statement after which a transaction is not taken for granted.
+const pause = time.Second
+
+// check asks after a pause whether the server still has the transaction. That it has ended it meanwhile, because of
+// idle_in_transaction_session_timeout, would look like a commit of unknown outcome, but this one can run again.
+func (s *session) check(db *DB) error {
+	if db.dialect != Postgres || db.opts.Now().Sub(s.used) < pause {
+		return nil
+	}
+	if _, err := s.tx.ExecContext(context.Background(), "SELECT 1"); err != nil {
+		return fmt.Errorf("after a pause of the transaction: %w", err)
+	}
+	return nil
 }
 
 // begin takes a connection, waiting for one while ctx lasts, and begins a transaction on it. The
@@ -177,7 +197,7 @@ func (db *DB) begin(ctx context.Context, readOnly bool) (*session, error) {
 		}
 		tx, err := conn.BeginTx(context.WithoutCancel(ctx), opts)
 		if err == nil {
-			return &session{readOnly: readOnly, conn: conn, tx: tx}, nil
+			return &session{readOnly: readOnly, conn: conn, tx: tx, used: db.opts.Now()}, nil
 		}
 		lastErr = fmt.Errorf("begin: %w", errors.Join(err, closed(conn.Close())))
 		if !isConnectionLost(err) {

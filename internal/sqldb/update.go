@@ -9,11 +9,13 @@ import (
 
 const (
 	maxAttempts = 10
-	// lockAttempts is for a transaction that waited for a lock as long as it may (lock_timeout): the second time those
-	// who had it have lost it to their own timeouts.
-	lockAttempts = 2
-	minBackoff   = time.Millisecond
-	maxBackoff   = 200 * time.Millisecond
+	// lockAttempts is for a transaction that waited for a lock as long as it may (lock_timeout): 15 s in all. By the second time
+	// a frozen process has lost it to its own timeout; the rest is for a disk that stalls under those who commit.
+	// A group waits twice, then runs its writes one by one: the others shall not wait with the one that is held up.
+	lockAttempts      = 5
+	lockGroupAttempts = 2
+	minBackoff        = time.Millisecond
+	maxBackoff        = 200 * time.Millisecond
 )
 
 // updateAlone runs fn in a transaction of its own.
@@ -24,7 +26,7 @@ func (db *DB) updateAlone(ctx context.Context, fn func(tx *Tx) error) error {
 			db.stats.updates.Add(1)
 			return nil
 		}
-		if !isRetryable(err) || attempt >= attempts(err, maxAttempts) {
+		if !isRetryable(err) || attempt >= attempts(err, maxAttempts, lockAttempts) {
 			return connectionError(err)
 		}
 		if err := db.backoff(ctx, attempt, err); err != nil {
@@ -41,6 +43,9 @@ func (db *DB) tryAlone(ctx context.Context, fn func(tx *Tx) error) error {
 	defer s.end()
 	tx := s.newTx(db)
 	if err := tx.run(fn); err != nil {
+		return err
+	}
+	if err := s.check(db); err != nil {
 		return err
 	}
 	if err := s.commit(); err != nil {

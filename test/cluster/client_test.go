@@ -7,6 +7,8 @@ import (
 	"io"
 	"math/rand/v2"
 	"net/http"
+	"slices"
+	"strings"
 	"sync"
 	"sync/atomic"
 	"testing"
@@ -28,13 +30,69 @@ type client struct {
 	requests, repeated atomic.Int64
 	mu                 sync.Mutex
 	worst              time.Duration // the longest time that a request took with all its repetitions, without the wait of /sync
-	times              []time.Duration
+	what               string        // which it was, and what it met
+	under              map[int64]time.Time
+	met                []string // errors of single tries, the last few
 }
 
 func newClient(t testing.TB, nodes []*node) *client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: time.Minute}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &client{t: t, nodes: nodes, http: &http.Client{Transport: tr}}
+	return &client{t: t, nodes: nodes, http: &http.Client{Transport: tr}, under: map[int64]time.Time{}}
+}
+
+// begin notes a request that is under way.
+func (c *client) begin() (number int64) {
+	number = c.requests.Add(1)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.under[number] = time.Now()
+	return number
+}
+
+// end notes how long a request took, beyond the time that it was to sleep.
+func (c *client) end(number int64, wait time.Duration, what string) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if took := time.Since(c.under[number]) - wait; took > c.worst {
+		c.worst, c.what = took, what
+	}
+	delete(c.under, number)
+}
+
+func (c *client) meet(err error) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.met = append(c.met, err.Error())
+	c.met = c.met[max(0, len(c.met)-20):]
+}
+
+// during makes weather, and tells the longest time that a request took which was under way in it, with all its repetitions,
+// how many were repeated, and what they met.
+func (c *client) during(weather func()) (worst time.Duration, repeated int64, met []string) {
+	c.t.Helper()
+	c.mu.Lock()
+	c.worst, c.what, c.met = 0, "", nil
+	c.mu.Unlock()
+	before := c.repeated.Load()
+	weather()
+	over := time.Now()
+	until(c.t, requestLimit, "the requests of the weather to end", func() bool {
+		c.mu.Lock()
+		defer c.mu.Unlock()
+		for _, began := range c.under {
+			if began.Before(over) {
+				return false
+			}
+		}
+		return true
+	})
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.what != "" {
+		c.t.Logf("longest: %s", c.what)
+	}
+	return c.worst, c.repeated.Load() - before, slices.Clone(c.met)
 }
 
 // answer is a status and a body.
@@ -64,12 +122,15 @@ func (c *client) once(ctx context.Context, n *node, method, path, token string, 
 	return answer{res.StatusCode, gjson.ParseBytes(text)}, nil
 }
 
-// do sends a request until a node answers it with something final. quiet leaves it out of the times.
-func (c *client) do(ctx context.Context, method, path, token string, body []byte, quiet bool) (answer, error) {
-	began := time.Now()
-	at := rand.IntN(len(c.nodes))
-	c.requests.Add(1)
+// do sends a request until a node answers it with something final. It may sleep there for as long as wait.
+func (c *client) do(ctx context.Context, method, path, token string, body []byte, wait time.Duration) (answer, error) {
+	number, began := c.begin(), time.Now()
 	var last error
+	defer func() {
+		what, _, _ := strings.Cut(path, "?")
+		c.end(number, wait, fmt.Sprintf("%s %s, which met %v", method, what, last))
+	}()
+	at := rand.IntN(len(c.nodes))
 	for try := 0; time.Since(began) < requestLimit && ctx.Err() == nil; try++ {
 		if try > 0 {
 			c.repeated.Add(1)
@@ -82,22 +143,13 @@ func (c *client) do(ctx context.Context, method, path, token string, body []byte
 		one, cancel := context.WithTimeout(ctx, 10*time.Second)
 		a, err := c.once(one, c.nodes[(at+try)%len(c.nodes)], method, path, token, body)
 		cancel()
-		if err != nil {
-			last = err
-			continue
+		if err == nil && a.status != 429 && a.status < 500 {
+			return a, nil
 		}
-		if a.status == 429 || a.status >= 500 {
+		if last = err; err == nil {
 			last = fmt.Errorf("%s %s: %d %s", method, path, a.status, a.body.Raw)
-			continue
 		}
-		if !quiet {
-			took := time.Since(began)
-			c.mu.Lock()
-			c.worst = max(c.worst, took)
-			c.times = append(c.times, took)
-			c.mu.Unlock()
-		}
-		return a, nil
+		c.meet(last)
 	}
 	if ctx.Err() != nil {
 		return answer{}, ctx.Err()
@@ -107,7 +159,7 @@ func (c *client) do(ctx context.Context, method, path, token string, body []byte
 
 // ok is do for what must succeed.
 func (c *client) ok(ctx context.Context, method, path, token, body string) (gjson.Result, error) {
-	a, err := c.do(ctx, method, path, token, []byte(body), false)
+	a, err := c.do(ctx, method, path, token, []byte(body), 0)
 	if err == nil && a.status != 200 {
 		err = fmt.Errorf("%s %s: %d %s", method, path, a.status, a.body.Raw)
 	}

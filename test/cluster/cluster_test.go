@@ -10,6 +10,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"weft/internal/sqldb"
+	"weft/internal/sqldb/sqldbtest"
 )
 
 // under runs the load while weather happens, and checks it then.
@@ -137,6 +140,136 @@ func TestWeather(t *testing.T) {
 		c.nodes[2].signal(syscall.SIGCONT)
 		w.sent(200)
 	})
+}
+
+// The longest that a request may take which is repeated until it succeeds, when a node is killed, and when one is frozen in the
+// middle of a transaction. In the second case the database ends the transaction after 4 s.
+const (
+	killLimit   = 6 * time.Second
+	freezeLimit = 6 * time.Second
+)
+
+// Behind a balancer with health checks clients see no error when a node is stopped, and go on soon when one is killed or frozen.
+func TestWeatherBehindABalancer(t *testing.T) {
+	c := newCluster(t, 3)
+	c.start()
+	b := newBalancer(t, c.nodes)
+	w := newWorkload(t, []*node{b.front}, 4, 3)
+	db := sqldbtest.Open(t, c.database)
+	under(t, c, w, func(context.Context) {
+		w.sent(100)
+		for _, n := range c.nodes {
+			worst, repeated, met := w.c.during(func() {
+				n.stop()
+				w.sent(100)
+			})
+			t.Logf("%s stopped: longest %s, %d repeated, %d refused", n.name, worst, repeated, b.refused.Load())
+			if repeated > 0 || b.broken.Load() > 0 {
+				t.Errorf("%s stopped: %d errors of nodes, clients saw %q", n.name, b.broken.Load(), met)
+			}
+			n.start()
+			b.awaitUp(t, n)
+			w.sent(100)
+		}
+		worst, repeated, _ := w.c.during(func() {
+			c.nodes[0].kill()
+			w.sent(200)
+		})
+		t.Logf("killed: longest %s, %d repeated", worst, repeated)
+		if worst > killLimit {
+			t.Errorf("killed: a request took %s", worst)
+		}
+		c.nodes[0].start()
+		b.awaitUp(t, c.nodes[0])
+		w.sent(100)
+		worst, repeated, _ = w.c.during(func() {
+			c.nodes[1].freeze(db)
+			w.sent(200)
+			until(t, time.Minute, "the transactions of the frozen node to end", func() bool {
+				return c.nodes[1].sessions(db, "state <> 'idle'", "0 s") == 0
+			})
+		})
+		t.Logf("frozen: longest %s, %d repeated", worst, repeated)
+		if worst > freezeLimit {
+			t.Errorf("frozen: a request took %s", worst)
+		}
+		c.nodes[1].signal(syscall.SIGCONT)
+		b.awaitUp(t, c.nodes[1])
+		w.sent(200)
+	})
+}
+
+// freeze stops a node in the middle of a transaction.
+func (n *node) freeze(db *sqldb.DB) {
+	n.t.Helper()
+	for range 100 {
+		n.signal(syscall.SIGSTOP)
+		caught := false
+		until(n.t, time.Minute, "the database to see that "+n.name+" is frozen", func() bool {
+			caught = n.sessions(db, "state LIKE 'idle in transaction%'", "100 ms") > 0
+			return caught || n.sessions(db, "state <> 'idle'", "0 s") == 0
+		})
+		if caught {
+			return
+		}
+		n.signal(syscall.SIGCONT)
+	}
+	n.t.Fatalf("%s was never in a transaction", n.name)
+}
+
+// sessions counts sessions of a node that are of a kind since a while.
+func (n *node) sessions(db *sqldb.DB, kind, since string) (count int) {
+	n.t.Helper()
+	must(n.t, db.QueryRow(context.Background(), `SELECT count(*) FROM pg_stat_activity WHERE application_name = $1
+		AND state_change <= clock_timestamp() - CAST($2 AS INTERVAL) AND `+kind, n.name, since).Scan(&count))
+	return count
+}
+
+// Clients that go from node to node by themselves, and repeat on the next what one does not take or answer.
+func TestWeatherWithoutABalancer(t *testing.T) {
+	c := newCluster(t, 3)
+	c.start()
+	w := newWorkload(t, c.nodes, 4, 3)
+	under(t, c, w, func(context.Context) {
+		w.sent(100)
+		for _, fault := range []struct {
+			name   string
+			happen func()
+		}{{"stopped", c.nodes[0].stop}, {"killed", c.nodes[1].kill}} {
+			worst, repeated, met := w.c.during(func() {
+				fault.happen()
+				w.sent(200)
+			})
+			t.Logf("%s: longest %s, %d repeated, the last because of %q", fault.name, worst, repeated, met)
+			if worst > killLimit {
+				t.Errorf("%s: a request took %s", fault.name, worst)
+			}
+			for _, n := range c.nodes {
+				if !n.running() {
+					n.start()
+				}
+			}
+		}
+	})
+}
+
+// Who does not want to wait for balancers says so by a second signal.
+func TestSecondSignalStopsAtOnce(t *testing.T) {
+	c := newCluster(t, 2)
+	c.start()
+	b := newBalancer(t, c.nodes)
+	n := c.nodes[0]
+	n.signal(syscall.SIGTERM)
+	until(t, time.Minute, n.name+" to be taken out", func() bool { return b.nodes[0].session() == nil })
+	if !n.running() {
+		t.Fatal("it did not wait for the balancer")
+	}
+	n.signal(syscall.SIGTERM)
+	began := time.Now()
+	<-n.exited
+	if took := time.Since(began); took > shutdownDelay/2 {
+		t.Errorf("it went on for %s", took)
+	}
 }
 
 func TestThreeEqualNodes(t *testing.T) {

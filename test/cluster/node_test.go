@@ -21,6 +21,9 @@ import (
 
 const serverName = "cluster.localhost"
 
+// shutdownDelay is longer than the test's balancer takes to take a node out, also where the machine is slow.
+const shutdownDelay = 4 * time.Second
+
 var binary string
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
@@ -42,10 +45,11 @@ func run(m *testing.M) int {
 
 // node is one process of the cluster. Its address stays the same from start to start.
 type node struct {
-	t    testing.TB
-	name string
-	base string
-	args []string
+	t     testing.TB
+	name  string
+	base  string
+	admin string // base URL of /health
+	args  []string
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -100,12 +104,10 @@ func (c *cluster) add(args ...string) *node {
 // addWith makes a node that is told nothing but the database and what is given.
 func (c *cluster) addWith(args ...string) *node {
 	c.t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(c.t, err)
-	address := l.Addr().String()
-	must(c.t, l.Close())
-	n := &node{t: c.t, name: fmt.Sprintf("n%d", len(c.nodes)+1), base: "http://" + address}
-	n.args = append([]string{"serve", "--data", c.t.TempDir(), "--database", c.database, "--listen", address}, args...)
+	address, admin := freeAddress(c.t), freeAddress(c.t)
+	n := &node{t: c.t, name: fmt.Sprintf("n%d", len(c.nodes)+1), base: "http://" + address, admin: "http://" + admin}
+	n.args = append([]string{"serve", "--data", c.t.TempDir(), "--database", c.database + "&application_name=" + n.name,
+		"--listen", address, "--admin-listen", admin}, args...)
 	c.nodes = append(c.nodes, n)
 	c.t.Cleanup(func() {
 		n.kill()
@@ -115,6 +117,14 @@ func (c *cluster) addWith(args ...string) *node {
 		}
 	})
 	return n
+}
+
+func freeAddress(t testing.TB) string {
+	t.Helper()
+	l, err := net.Listen("tcp", "127.0.0.1:0")
+	must(t, err)
+	must(t, l.Close())
+	return l.Addr().String()
 }
 
 // start starts all nodes at once and waits until they answer.
@@ -135,7 +145,7 @@ func (n *node) launch() {
 	defer n.mu.Unlock()
 	n.cmd = exec.Command(binary, n.args...)
 	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
-	n.cmd.Env = append(os.Environ(), "WEFT_VERIFY=")
+	n.cmd.Env = append(os.Environ(), "WEFT_VERIFY=", "WEFT_SHUTDOWN_DELAY="+shutdownDelay.String())
 	must(n.t, n.cmd.Start())
 	n.exited = make(chan struct{})
 	go func(cmd *exec.Cmd, exited chan struct{}) {

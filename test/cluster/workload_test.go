@@ -18,11 +18,12 @@ import (
 type user struct {
 	id, token, device string
 	room              string
+	sent              int // messages so far
 
 	since    string
 	seen     map[string]int   // event ID: how often /sync gave it
 	bodies   map[string][]int // sender: the numbers of their messages in the order of /sync
-	limited  int
+	gaps     int              // answers that left events out, because the user was away while many came
 	toDevice map[string][]int // sender: the numbers of their to-device messages
 }
 
@@ -87,7 +88,7 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 	if u.since != "" {
 		q.Set("since", u.since)
 	}
-	a, err := w.c.do(ctx, "GET", "/_matrix/client/v3/sync?"+q.Encode(), u.token, nil, true)
+	a, err := w.c.do(ctx, "GET", "/_matrix/client/v3/sync?"+q.Encode(), u.token, nil, wait)
 	if err != nil {
 		return err
 	}
@@ -96,10 +97,15 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 	}
 	u.since = a.body.Get("next_batch").Str
 	room := a.body.Get("rooms.join." + gjsonPath(u.room))
+	list := room.Get("timeline.events").Array()
 	if room.Get("timeline.limited").Bool() {
-		u.limited++
+		missed, err := w.missed(ctx, u, room.Get("timeline.prev_batch").Str)
+		if err != nil {
+			return err
+		}
+		list = append(missed, list...)
 	}
-	for _, e := range room.Get("timeline.events").Array() {
+	for _, e := range list {
 		if e.Get("type").Str != "m.room.message" {
 			continue
 		}
@@ -114,6 +120,28 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 	return nil
 }
 
+// missed reads what a timeline left out, back to what the user has seen, as a client does.
+func (w *workload) missed(ctx context.Context, u *user, from string) (list []gjson.Result, err error) {
+	u.gaps++
+	for from != "" {
+		q := url.Values{"dir": {"b"}, "limit": {"100"}, "from": {from}}
+		page, err := w.c.ok(ctx, "GET", "/_matrix/client/v3/rooms/"+url.PathEscape(u.room)+"/messages?"+q.Encode(), u.token, "")
+		if err != nil {
+			return nil, err
+		}
+		from = page.Get("end").Str
+		for _, e := range page.Get("chunk").Array() {
+			if u.seen[e.Get("event_id").Str] > 0 {
+				from = ""
+				break
+			}
+			list = append(list, e)
+		}
+	}
+	slices.Reverse(list)
+	return list, nil
+}
+
 // gjsonPath escapes a key for a path.
 func gjsonPath(key string) string {
 	return strings.NewReplacer(".", `\.`, "*", `\*`, "?", `\?`, "!", `\!`, "|", `\|`, "#", `\#`, "@", `\@`).Replace(key)
@@ -125,9 +153,10 @@ func (w *workload) run(ctx context.Context) {
 	for i, u := range w.users {
 		next := w.users[(i+1)%len(w.users)]
 		wg.Go(func() {
-			for n := 1; ctx.Err() == nil; n++ {
-				if err := w.send(context.WithoutCancel(ctx), u, next, n); err != nil {
-					w.t.Errorf("message %d of %s: %v", n, u.id, err)
+			for ctx.Err() == nil {
+				u.sent++
+				if err := w.send(context.WithoutCancel(ctx), u, next, u.sent); err != nil {
+					w.t.Errorf("message %d of %s: %v", u.sent, u.id, err)
 					return
 				}
 			}
@@ -175,22 +204,24 @@ func (w *workload) send(ctx context.Context, u, to *user, n int) error {
 func (w *workload) check() {
 	w.t.Helper()
 	ctx := context.Background()
-	total := 0
+	total, gaps := 0, 0
 	for _, u := range w.users {
 		// What is left comes at once.
-		until(w.t, 60*time.Second, "the syncs of "+u.id, func() bool {
-			before := len(u.seen)
+		missing, seen := "", -1
+		for deadline := time.Now().Add(30 * time.Second); (missing != "" || len(u.seen) != seen) && time.Now().Before(deadline); {
+			seen = len(u.seen)
 			must(w.t, w.sync(ctx, u, 0))
-			return len(u.seen) == before && w.complete(u)
-		})
+			missing = w.missing(u)
+		}
+		if missing != "" {
+			w.t.Errorf("/sync of %s lacks %s", u.id, missing)
+		}
 		for e, times := range u.seen {
 			if times > 1 {
 				w.t.Errorf("/sync of %s gave %s %d times", u.id, e, times)
 			}
 		}
-		if u.limited > 0 {
-			w.t.Errorf("/sync of %s left events out %d times", u.id, u.limited)
-		}
+		gaps += u.gaps
 		for sender, list := range u.bodies {
 			if !slices.IsSorted(list) {
 				w.t.Errorf("/sync of %s has the messages of %s out of order", u.id, sender)
@@ -208,26 +239,27 @@ func (w *workload) check() {
 	for _, room := range w.rooms {
 		total += w.history(ctx, room)
 	}
-	w.t.Logf("%d messages acknowledged, %d requests, %d repeated, longest %s", total, w.c.requests.Load(), w.c.repeated.Load(), w.c.worst)
+	w.t.Logf("%d messages acknowledged, %d requests, %d repeated, longest %s, %d gaps filled", total, w.c.requests.Load(), w.c.repeated.Load(), w.c.worst, gaps)
 }
 
-// complete tells whether a user's syncs have shown all that they must.
-func (w *workload) complete(u *user) bool {
+// missing names what a user's syncs have not shown and must; empty when there is nothing.
+func (w *workload) missing(u *user) string {
 	w.mu.Lock()
 	defer w.mu.Unlock()
 	for i, other := range w.users {
 		if other.room == u.room {
-			for _, e := range w.acked[other.id] {
+			for n, e := range w.acked[other.id] {
 				if u.seen[e] == 0 {
-					return false
+					return fmt.Sprintf("message %d of %s, %s", n, other.id, e)
 				}
 			}
 		}
 		if w.users[(i+1)%len(w.users)] == u && len(u.toDevice[other.id]) < w.told[other.id] {
-			return false
+			return fmt.Sprintf("%d of %d to-device messages of %s: there are %v", w.told[other.id]-len(u.toDevice[other.id]),
+				w.told[other.id], other.id, u.toDevice[other.id])
 		}
 	}
-	return true
+	return ""
 }
 
 // history reads a room to its beginning and compares.
