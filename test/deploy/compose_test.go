@@ -88,9 +88,16 @@ func TestComposeNodeIsConfigured(t *testing.T) {
 	if h == nil || !slices.Equal(h.Test, append([]string{"CMD"}, image.entrypoint[0], "healthcheck")) {
 		t.Errorf("health check %+v", h)
 	}
-	limit, err := time.ParseDuration(env["WEFT_SHUTDOWN_TIMEOUT"])
-	if err != nil || s.StopGracePeriod == nil || time.Duration(*s.StopGracePeriod) < limit+10*time.Second {
-		t.Errorf("killed after %v, which is too soon after %v (%v)", s.StopGracePeriod, limit, err)
+	limit := 10 * time.Second
+	for _, name := range []string{"WEFT_SHUTDOWN_DELAY", "WEFT_SHUTDOWN_TIMEOUT"} {
+		d, err := time.ParseDuration(env[name])
+		if err != nil {
+			t.Errorf("%s: %v", name, err)
+		}
+		limit += d
+	}
+	if s.StopGracePeriod == nil || time.Duration(*s.StopGracePeriod) < limit {
+		t.Errorf("killed after %v, which is sooner than %v", s.StopGracePeriod, limit)
 	}
 	for _, folder := range []string{env["WEFT_DATA_DIR"], "/tmp"} {
 		if !slices.ContainsFunc(s.Tmpfs, func(m string) bool { return strings.HasPrefix(m, folder+":") }) {
