@@ -3,11 +3,12 @@
 GO      ?= go
 WEFT    := ./cmd/weft
 FUZZTIME ?= 30s
+NODES   ?= 3
 # The public certificate authorities that the image gets.
 CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image clean
+.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image conformance-nodes-image clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -52,6 +53,9 @@ image: build ## the container image weft:latest
 conformance-image: build ## the container image weft-conformance:latest for Complement
 	mkdir -p deploy/build && cp weft deploy/build/weft
 	docker build -t weft-conformance -f deploy/conformance.Dockerfile deploy
+
+conformance-nodes-image: conformance-image ## weft-conformance-nodes:latest: NODES processes (or "components") behind a balancer, on DATABASE=postgres://…
+	printf 'FROM weft-conformance\nENV WEFT_CONFORMANCE_NODES=%s WEFT_CONFORMANCE_DATABASE=%s\n' "$(NODES)" "$(DATABASE)" | docker build -t weft-conformance-nodes -
 
 clean: ## remove what was built
 	rm -rf weft profiles deploy/build

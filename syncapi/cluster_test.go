@@ -331,7 +331,21 @@ func TestTypingOfTwoNodes(t *testing.T) {
 		r.say(alice, "hello")
 		got = <-answered
 		expect(t, "what may be known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello")
-		expect(t, "and told with what is new", users(got), none)
+		expect(t, "nor told to one who was told already", users(got), "")
+
+		// One who believes that somebody types is told so, or that it ended, with what is new.
+		types(true)
+		known(1)
+		got = p.b.sync(bob, got.next())
+		expect(t, "types once more", users(got), one)
+		go func() {
+			answered <- p.a.do(bob, "GET", v3+"/sync?timeout=300000&since="+got.next(), nil)
+		}()
+		until(t, "it sleeps", func() bool { return p.a.srv.notifier.waiting() == 1 || len(answered) > 0 })
+		r.say(alice, "hello again")
+		got = <-answered
+		expect(t, "what is known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello again")
+		expect(t, "and told with what is new", users(got), one)
 	})
 }
 

@@ -85,6 +85,9 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	if err := c.complete(ctx); err != nil {
 		return nil, err
 	}
+	if err := c.noteTold(ctx); err != nil {
+		return nil, err
+	}
 	c.addJobs()
 	return p, nil
 }
@@ -108,6 +111,7 @@ func (c *chooser) begin(to vector) (done bool, err error) {
 	p, q := c.p, c.q
 	p.to = to
 	p.to.Typing, p.to.Presence, p.to.Node = c.s.typing.position(), c.s.presence.position(), c.s.node
+	p.to.Told = q.since.Told // until it is known better
 	if q.initial {
 		return false, nil
 	}
@@ -302,6 +306,25 @@ func (c *chooser) typingAgain(ctx context.Context, r *eventstore.Reader) error {
 		}
 		if _, there := c.concerned[n]; there {
 			c.again[n] = true
+		}
+	}
+	return nil
+}
+
+// noteTold notes whether the client will believe that somebody types, for the next process that it asks.
+func (c *chooser) noteTold(ctx context.Context) error {
+	if c.s.node == 0 || c.rooms == nil {
+		return nil
+	}
+	c.p.to.Told = 0
+	for _, room := range c.s.typing.active() {
+		n, err := c.s.events.RoomNID(ctx, room)
+		if err != nil {
+			return err
+		}
+		if c.rooms.has(n) {
+			c.p.to.Told = 1
+			return nil
 		}
 	}
 	return nil

@@ -15,9 +15,11 @@ import (
 
 // vector is a point in all streams: what a sync token stands for. Typing and Presence
 // are times in milliseconds; Notified is how far the follower had read. Node is the process that gave Typing and
-// Presence, which mean nothing to another one; 0 where there is no other.
+// Presence, which mean nothing to another one; 0 where there is no other. Told is 1 where the client was told by it, or
+// by one before it, that somebody types, and not yet that this ended.
 type vector struct {
 	Events, Receipts, AccountData, ToDevice, DeviceLists, Typing, Presence, Notified, Node int64
+	Told                                                                                   int64
 }
 
 // vectorPrefix begins a sync token and names the version of its form.
@@ -37,6 +39,7 @@ func (v vector) String() string {
 	if v.Node == 0 {
 		fields = fields[:leastFields]
 	}
+	v.Node = v.Node<<1 | v.Told // one field
 	for i, f := range fields {
 		if i > 0 {
 			out = append(out, '_')
@@ -66,6 +69,7 @@ func parseVector(token string) (vector, error) {
 		}
 		*fields[i] = n
 	}
+	v.Node, v.Told = v.Node>>1, v.Node&1
 	if v.String() != token {
 		return vector{}, bad
 	}

@@ -3,6 +3,7 @@ package syncapi
 import (
 	"context"
 	"encoding/json"
+	"math/rand/v2"
 	"slices"
 	"sync"
 	"time"
@@ -31,7 +32,8 @@ const (
 
 // typing knows who is typing where. It lives in memory; the bus spreads it.
 type typing struct {
-	s *Server
+	s  *Server
+	me uint32 // who sends on the bus
 
 	mu     sync.Mutex
 	last   int64 // the newest position given out
@@ -46,7 +48,7 @@ type typingRoom struct {
 }
 
 func newTyping(s *Server) *typing {
-	return &typing{s: s, last: s.nowMS(), rooms: make(map[id.Room]*typingRoom), signal: make(chan struct{}, 1)}
+	return &typing{s: s, me: rand.Uint32(), last: s.nowMS(), rooms: make(map[id.Room]*typingRoom), signal: make(chan struct{}, 1)}
 }
 
 // position gives the newest position.
@@ -63,6 +65,19 @@ func (t *typing) changed(since int64) []id.Room {
 	var out []id.Room
 	for room, r := range t.rooms {
 		if r.changed > since {
+			out = append(out, room)
+		}
+	}
+	return out
+}
+
+// active lists the rooms in which somebody types.
+func (t *typing) active() []id.Room {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	var out []id.Room
+	for room, r := range t.rooms {
+		if len(r.until) > 0 {
 			out = append(out, room)
 		}
 	}
@@ -100,11 +115,12 @@ type typingMessage struct {
 	Room  id.Room `json:"r"`
 	User  id.User `json:"u"`
 	Until int64   `json:"t"` // ms; 0: stopped
+	From  uint32  `json:"f"`
 }
 
 // set notes that a user types until a time (zero: no more), here and on other nodes.
 func (t *typing) set(room id.Room, user id.User, until time.Time) error {
-	m := typingMessage{Room: room, User: user}
+	m := typingMessage{Room: room, User: user, From: t.me}
 	if !until.IsZero() {
 		m.Until = until.UnixMilli()
 	}
@@ -117,7 +133,7 @@ func (t *typing) set(room id.Room, user id.User, until time.Time) error {
 	return nil
 }
 
-// apply carries out a message. One that changes nothing, such as this node's own, has no effect.
+// apply carries out a message. One that changes nothing has no effect.
 func (t *typing) apply(m typingMessage) {
 	t.mu.Lock()
 	r := t.rooms[m.Room]
@@ -175,7 +191,9 @@ func (t *typing) run(ctx context.Context) {
 			t.s.log.WithError(err).Warn("unreadable typing message on the bus")
 			return
 		}
-		t.apply(m)
+		if m.From != t.me { // an own one may come after a later one was applied
+			t.apply(m)
+		}
 	})
 	defer cancel()
 	timer := time.NewTimer(typingKept)

@@ -14,6 +14,7 @@ import (
 	"net"
 	"os"
 	"path/filepath"
+	"strconv"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -38,8 +39,11 @@ func conformanceCommand() *cobra.Command {
 			}
 			cert := setup.TLS{Certificate: filepath.Join(data, "tls.crt"), Key: filepath.Join(data, "tls.key")}
 			authority := setup.TLS{Certificate: filepath.Join(ca, "ca.crt"), Key: filepath.Join(ca, "ca.key")}
-			if err := issueCertificate(name, authority, cert, time.Now()); err != nil {
-				return err
+			number, isNode := os.LookupEnv(envNode)
+			if !isNode {
+				if err := issueCertificate(name, authority, cert, time.Now()); err != nil {
+					return err
+				}
 			}
 			c := setup.Default()
 			c.ServerName, c.DataDir = name, data
@@ -58,6 +62,21 @@ func conformanceCommand() *cobra.Command {
 			c.Appservices = []string{filepath.Join(appservices, "*.yaml")}
 			if level := os.Getenv("WEFT_LOG_LEVEL"); level != "" {
 				c.Log.Level = level
+			}
+			nodes, err := nodesOf(&c)
+			if err != nil {
+				return err
+			}
+			if isNode {
+				i, err := strconv.Atoi(number)
+				if err != nil || i < 0 || i >= len(nodes) {
+					return fmt.Errorf("%s: %q is no process of %d", envNode, number, len(nodes))
+				}
+				if err := asNode(&c, i, nodes[i]); err != nil {
+					return err
+				}
+			} else if len(nodes) > 0 {
+				return serveNodes(cmd.Context(), &c, len(nodes))
 			}
 			if err := c.Validate(); err != nil {
 				return err

@@ -1,0 +1,199 @@
+package main
+
+import (
+	"context"
+	"crypto/tls"
+	"database/sql"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"net/http"
+	"net/http/httputil"
+	"net/url"
+	"os"
+	"os/exec"
+	"path/filepath"
+	"strconv"
+	"strings"
+	"sync/atomic"
+	"syscall"
+
+	_ "github.com/lib/pq" // the driver named postgres
+	"golang.org/x/sync/errgroup"
+
+	"weft/setup"
+)
+
+// environment of a server of several processes for a conformance suite. The database is of whoever runs the suite; each
+// container has a schema of its own there, by its host name, which it keeps when it is stopped and started.
+const (
+	envNodes    = "WEFT_CONFORMANCE_NODES"    // how many equal processes, or "components": one for each
+	envDatabase = "WEFT_CONFORMANCE_DATABASE" // postgres://…
+	envNode     = "WEFT_CONFORMANCE_NODE"     // in each of them: its number
+)
+
+// firstNodePort is the port of the first process; the others follow.
+const firstNodePort = 18000
+
+// nodesOf tells which components the processes of a server have.
+func nodesOf(c *setup.Config) ([][]string, error) {
+	said := os.Getenv(envNodes)
+	switch {
+	case said == "":
+		return nil, nil
+	case os.Getenv(envDatabase) == "":
+		return nil, fmt.Errorf("%s needs %s", envNodes, envDatabase)
+	case said == "components":
+		var each [][]string
+		for _, name := range c.Components {
+			each = append(each, []string{name})
+		}
+		return each, nil
+	}
+	n, err := strconv.Atoi(said)
+	if err != nil || n < 1 || n > 9 {
+		return nil, fmt.Errorf("%s: %q is neither a number of processes from 1 to 9 nor \"components\"", envNodes, said)
+	}
+	each := make([][]string, n)
+	for i := range each {
+		each[i] = c.Components
+	}
+	return each, nil
+}
+
+// asNode makes the configuration that of one of several processes.
+func asNode(c *setup.Config, i int, components []string) (err error) {
+	c.DataDir = filepath.Join(c.DataDir, "node"+strconv.Itoa(i))
+	c.Listeners = []setup.Listener{{Address: nodeAddress(i)}}
+	c.Components, c.DatabaseConnections = components, 8
+	c.Database, err = schemaURL()
+	return err
+}
+
+func nodeAddress(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(firstNodePort+i)) }
+
+// schema names the schema of this container.
+func schema() (string, error) {
+	host, err := os.Hostname()
+	if err != nil {
+		return "", err
+	}
+	return "c_" + strings.Map(func(r rune) rune {
+		if r >= 'a' && r <= 'z' || r >= '0' && r <= '9' {
+			return r
+		}
+		return '_'
+	}, strings.ToLower(host)), nil
+}
+
+func schemaURL() (string, error) {
+	u, err := url.Parse(os.Getenv(envDatabase))
+	if err != nil {
+		return "", fmt.Errorf("%s: %w", envDatabase, err)
+	}
+	name, err := schema()
+	if err != nil {
+		return "", err
+	}
+	q := u.Query()
+	q.Set("search_path", name)
+	u.RawQuery = q.Encode()
+	return u.String(), nil
+}
+
+func makeSchema(ctx context.Context) (err error) {
+	name, err := schema()
+	if err != nil {
+		return err
+	}
+	db, err := sql.Open("postgres", os.Getenv(envDatabase))
+	if err != nil {
+		return err
+	}
+	defer func() { err = errors.Join(err, db.Close()) }()
+	_, err = db.ExecContext(ctx, "CREATE SCHEMA IF NOT EXISTS "+name)
+	return err
+}
+
+// serveNodes runs the processes and gives each request to the next of them, until ctx ends or a process does.
+func serveNodes(ctx context.Context, c *setup.Config, nodes int) error {
+	if err := makeSchema(ctx); err != nil {
+		return fmt.Errorf("%s: %w", envDatabase, err)
+	}
+	self, err := os.Executable()
+	if err != nil {
+		return err
+	}
+	group, ctx := errgroup.WithContext(ctx)
+	for i := range nodes {
+		cmd := exec.CommandContext(ctx, self, os.Args[1:]...)
+		cmd.Env = append(os.Environ(), envNode+"="+strconv.Itoa(i))
+		cmd.Stdout, cmd.Stderr = os.Stdout, os.Stderr
+		cmd.Cancel = func() error { return cmd.Process.Signal(syscall.SIGTERM) }
+		group.Go(func() error {
+			err := cmd.Run()
+			if ctx.Err() != nil {
+				return nil
+			}
+			return fmt.Errorf("process %d ended: %w", i, err)
+		})
+	}
+	front := &http.Server{Handler: balance(nodes)}
+	for _, l := range c.Listeners {
+		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.Address)
+		if err != nil {
+			return err
+		}
+		if l.TLS.Certificate != "" {
+			cert, err := tls.LoadX509KeyPair(l.TLS.Certificate, l.TLS.Key)
+			if err != nil {
+				return err
+			}
+			listener = tls.NewListener(listener, &tls.Config{MinVersion: tls.VersionTLS12, Certificates: []tls.Certificate{cert}})
+		}
+		group.Go(func() error {
+			if err := front.Serve(listener); !errors.Is(err, http.ErrServerClosed) {
+				return err
+			}
+			return nil
+		})
+	}
+	group.Go(func() error {
+		<-ctx.Done()
+		return front.Close()
+	})
+	return group.Wait()
+}
+
+// balance is a balancer without rules.
+func balance(nodes int) http.Handler {
+	return &httputil.ReverseProxy{
+		Rewrite: func(r *httputil.ProxyRequest) {
+			r.Out.URL.Scheme, r.Out.Host, r.Out.URL.RawQuery = "http", r.In.Host, r.In.URL.RawQuery
+			r.SetXForwarded()
+		},
+		Transport: &nextNode{nodes: nodes}, FlushInterval: -1,
+	}
+}
+
+// nextNode asks the next process, and another one where that cannot be reached.
+type nextNode struct {
+	nodes int
+	last  atomic.Uint64
+}
+
+func (n *nextNode) RoundTrip(r *http.Request) (*http.Response, error) {
+	for try := 1; ; try++ {
+		out := r.Clone(r.Context())
+		out.URL.Host = nodeAddress(int(n.last.Add(1) % uint64(n.nodes)))
+		if r.Body != nil && r.Body != http.NoBody {
+			out.Body = io.NopCloser(r.Body) // a connection that fails must not close it
+		}
+		res, err := http.DefaultTransport.RoundTrip(out)
+		var op *net.OpError
+		if err == nil || try == n.nodes || !errors.As(err, &op) || op.Op != "dial" {
+			return res, err
+		}
+	}
+}
