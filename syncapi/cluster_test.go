@@ -331,7 +331,7 @@ func TestTypingOfTwoNodes(t *testing.T) {
 		r.say(alice, "hello")
 		got = <-answered
 		expect(t, "what may be known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello")
-		expect(t, "nor told to one who was told already", users(got), "")
+		expect(t, "and told with what is new", users(got), none)
 
 		// One who believes that somebody types is told so, or that it ended, with what is new.
 		types(true)
@@ -346,6 +346,30 @@ func TestTypingOfTwoNodes(t *testing.T) {
 		got = <-answered
 		expect(t, "what is known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello again")
 		expect(t, "and told with what is new", users(got), one)
+	})
+}
+
+// What is told when the time is up makes the client one who believes it.
+func TestTypingToldLate(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		types := func(on bool, n int) {
+			t.Helper()
+			p.a.want(alice, 200, "", "PUT", r.path("/typing/"+string(alice)), obj{"typing": on, "timeout": 100000})
+			until(t, "the other node knows", func() bool {
+				list, ok := p.b.srv.typing.typists(r.id, 0, true)
+				return ok && len(list) == n
+			})
+		}
+		users := func(a reply) string { return a.in("join", r, "ephemeral.events.0.content.user_ids").Raw }
+		since := p.a.sync(bob, "").next()
+		types(true, 1)
+		got := p.b.do(bob, "GET", v3+"/sync?timeout=50&since="+since, nil)
+		expect(t, "types", users(got), `["@alice:home"]`)
+		types(false, 0)
+		got = p.a.do(bob, "GET", v3+"/sync?timeout=50&since="+got.next(), nil)
+		expect(t, "ended", users(got), `[]`)
 	})
 }
 

@@ -197,7 +197,7 @@ func (r *joinedRoom) writeEphemeral(ctx context.Context, a *answer, b *object) (
 		if r.newly {
 			since = 0
 		}
-		users, ok := a.s.typing.typists(r.ID, since, !r.newly && (q.foreign == nil || q.foreign.knows))
+		users, ok := a.s.typing.typists(r.ID, since, !r.newly)
 		if ok || q.foreign != nil && q.foreign.blank && !r.newly {
 			list = append(list, ephemeral("m.typing", typingContent(users, a.plan.ignored)))
 		}

@@ -37,9 +37,9 @@ type syncRequest struct {
 // answer, or a client that goes from node to node would be answered at once each time.
 type foreign struct {
 	typing, presence int64 // positions when the request came
-	// knows: the client believes that somebody types somewhere. blank: it does, and this process is too young to know where
-	// that ended, so rooms that it knows nothing of are told, too.
-	knows, blank bool
+	// blank: the client believes that somebody types somewhere, and this process is too young to know where that ended, so
+	// rooms that it knows nothing of are told, too.
+	blank bool
 }
 
 // meet looks whose token a request brings.
@@ -47,8 +47,8 @@ func (s *Server) meet(q *syncRequest) {
 	if q.initial || q.since.Node == s.node {
 		return
 	}
-	q.foreign = &foreign{typing: s.typing.position(), presence: s.presence.position(), knows: q.since.Told != 0 || q.since.Node == 0}
-	q.foreign.blank = q.foreign.knows && s.node != 0 && s.now().Sub(s.begun) < maxTyping
+	q.foreign = &foreign{typing: s.typing.position(), presence: s.presence.position()}
+	q.foreign.blank = (q.since.Told != 0 || q.since.Node == 0) && s.node != 0 && s.now().Sub(s.begun) < maxTyping
 	q.since.Typing, q.since.Presence, q.since.Node = 0, 0, s.node
 }
 

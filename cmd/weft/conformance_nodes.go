@@ -18,6 +18,7 @@ import (
 	"strings"
 	"sync/atomic"
 	"syscall"
+	"time"
 
 	_ "github.com/lib/pq" // the driver named postgres
 	"golang.org/x/sync/errgroup"
@@ -33,8 +34,14 @@ const (
 	envNode     = "WEFT_CONFORMANCE_NODE"     // in each of them: its number
 )
 
-// firstNodePort is the port of the first process; the others follow.
-const firstNodePort = 18000
+// The ports of the first process; the others follow.
+const (
+	firstNodePort  = 18000
+	firstAdminPort = 19000
+)
+
+// settleTime is how long the processes may take to share the work.
+const settleTime = 30 * time.Second
 
 // nodesOf tells which components the processes of a server have.
 func nodesOf(c *setup.Config) ([][]string, error) {
@@ -65,13 +72,54 @@ func nodesOf(c *setup.Config) ([][]string, error) {
 // asNode makes the configuration that of one of several processes.
 func asNode(c *setup.Config, i int, components []string) (err error) {
 	c.DataDir = filepath.Join(c.DataDir, "node"+strconv.Itoa(i))
-	c.Listeners = []setup.Listener{{Address: nodeAddress(i)}}
+	c.Listeners, c.AdminListen = []setup.Listener{{Address: nodeAddress(i)}}, adminAddress(i)
 	c.Components, c.DatabaseConnections = components, 8
 	c.Database, err = schemaURL()
 	return err
 }
 
 func nodeAddress(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(firstNodePort+i)) }
+
+func adminAddress(i int) string { return net.JoinHostPort("127.0.0.1", strconv.Itoa(firstAdminPort+i)) }
+
+// settled waits until each process has its share of the work: what is sent to other servers waits for that, too.
+func settled(ctx context.Context, nodes int) error {
+	ctx, cancel := context.WithTimeout(ctx, settleTime)
+	defer cancel()
+	tick := time.NewTicker(100 * time.Millisecond)
+	defer tick.Stop()
+	for i := 0; i < nodes; {
+		if share, err := shareOf(ctx, i); err == nil && share > 0 {
+			i++
+			continue
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
+			return fmt.Errorf("process %d has no share of the work: %w", i, ctx.Err())
+		}
+	}
+	return nil
+}
+
+// shareOf asks a process for its share.
+func shareOf(ctx context.Context, i int) (float64, error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, "http://"+adminAddress(i)+"/metrics", nil)
+	if err != nil {
+		return 0, err
+	}
+	res, err := http.DefaultClient.Do(req)
+	if err != nil {
+		return 0, err
+	}
+	text, err := io.ReadAll(res.Body)
+	if err = errors.Join(err, res.Body.Close()); err != nil {
+		return 0, err
+	}
+	_, rest, _ := strings.Cut(string(text), "\nweft_cluster_share ")
+	value, _, _ := strings.Cut(rest, "\n")
+	return strconv.ParseFloat(value, 64)
+}
 
 // schema names the schema of this container.
 func schema() (string, error) {
@@ -138,6 +186,9 @@ func serveNodes(ctx context.Context, c *setup.Config, nodes int) error {
 			}
 			return fmt.Errorf("process %d ended: %w", i, err)
 		})
+	}
+	if err := settled(ctx, nodes); err != nil {
+		return errors.Join(err, group.Wait())
 	}
 	front := &http.Server{Handler: balance(nodes)}
 	for _, l := range c.Listeners {
