@@ -14,7 +14,6 @@ import (
 	fedapi "weft/federationapi/api"
 	"weft/internal/cluster"
 	"weft/internal/httpapi"
-	"weft/internal/rpc"
 	"weft/internal/sqldb"
 	"weft/internal/stream"
 	"weft/internal/upkeep"
@@ -121,9 +120,9 @@ func (w *wiring) roomServer(ctx context.Context) error {
 	if s.router == nil {
 		w.rooms, w.directory, w.inbound = rooms, rooms, rooms
 	} else {
-		rpc.Add[roomapi.Rooms](s.router, roomapi.RoomsService, rooms)
-		rpc.Add[roomapi.Directory](s.router, roomapi.DirectoryService, rooms)
-		rpc.Add[roomapi.Federation](s.router, roomapi.FederationService, rooms)
+		s.router.Add(roomapi.RoomsService, roomapi.RoomsMethods(rooms))
+		s.router.Add(roomapi.DirectoryService, roomapi.DirectoryMethods(rooms))
+		s.router.Add(roomapi.FederationService, roomapi.FederationMethods(rooms))
 	}
 	w.add("roomserver", rooms.Run, nil)
 	return nil
@@ -140,9 +139,9 @@ func (w *wiring) keyServer(ctx context.Context) error {
 	}
 	w.keys, w.toDevice, w.backup = keys, keys, keys
 	if s.router != nil {
-		rpc.Add[keyapi.Keys](s.router, keyapi.KeysService, keys)
-		rpc.Add[keyapi.ToDevice](s.router, keyapi.ToDeviceService, keys)
-		rpc.Add[keyapi.Backup](s.router, keyapi.BackupService, keys)
+		s.router.Add(keyapi.KeysService, keyapi.KeysMethods(keys))
+		s.router.Add(keyapi.ToDeviceService, keyapi.ToDeviceMethods(keys))
+		s.router.Add(keyapi.BackupService, keyapi.BackupMethods(keys))
 	}
 	w.add("keyserver", keys.Run, nil)
 	return nil
@@ -172,7 +171,7 @@ func (w *wiring) clientAPI(ctx context.Context) error {
 	}
 	w.accounts, w.users.Accounts = accounts, accounts
 	if s.router != nil {
-		rpc.Add[clientapiapi.Accounts](s.router, clientapiapi.AccountsService, accounts)
+		s.router.Add(clientapiapi.AccountsService, clientapiapi.AccountsMethods(accounts))
 	}
 	w.add("clientapi", accounts.Run, accounts.Routes())
 	return nil
@@ -200,7 +199,7 @@ func (w *wiring) syncAPI(ctx context.Context) error {
 	}
 	w.sync.Sync = syncer
 	if s.router != nil {
-		rpc.Add[syncapiapi.Sync](s.router, syncapiapi.SyncService, syncer)
+		s.router.Add(syncapiapi.SyncService, syncapiapi.SyncMethods(syncer))
 	}
 	w.add("syncapi", syncer.Run, syncer.Routes())
 	return nil
@@ -258,7 +257,7 @@ func (w *wiring) federationAPI(ctx context.Context) error {
 	}
 	w.outbound.Outbound = federation
 	if w.s.router != nil {
-		rpc.Add[fedapi.Outbound](w.s.router, fedapi.OutboundService, federation)
+		w.s.router.Add(fedapi.OutboundService, fedapi.OutboundMethods(federation))
 	}
 	w.add("federationapi", federation.Run, federation.Routes())
 	return nil

@@ -76,3 +76,13 @@ func (r Remote) CreateAccount(ctx context.Context, req CreateAccount) error {
 func (r Remote) SetPassword(ctx context.Context, user id.User, password string, logoutDevices bool) error {
 	return rpc.Do(ctx, r.Caller, accounts("SetPassword"), user, password, logoutDevices)
 }
+
+// AccountsMethods lists the methods of Accounts, for processes that run the component.
+func AccountsMethods(c Accounts) rpc.Methods {
+	return rpc.Methods{
+		"Authenticate": c.Authenticate, "OpenIDUser": c.OpenIDUser, "GetAccount": c.GetAccount, "GetProfile": c.GetProfile,
+		"ListDevices": c.ListDevices, "GetAccountData": c.GetAccountData, "SetAccountData": c.SetAccountData,
+		"ListAccountData": c.ListAccountData, "ListRuleChanges": c.ListRuleChanges, "CreateAccount": c.CreateAccount,
+		"SetPassword": c.SetPassword,
+	}
+}

@@ -24,3 +24,10 @@ func (r Remote) SendEDU(ctx context.Context, edu EDU) error {
 func (r Remote) DestinationAlive(ctx context.Context, server id.Server) error {
 	return rpc.Do(ctx, r.Caller, rpc.Call{Service: OutboundService, Method: "DestinationAlive", Again: true}, server)
 }
+
+// OutboundMethods lists the methods of Outbound, for processes that run the component.
+func OutboundMethods(c Outbound) rpc.Methods {
+	return rpc.Methods{
+		"SendEDU": c.SendEDU, "DestinationAlive": c.DestinationAlive,
+	}
+}

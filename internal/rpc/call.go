@@ -54,25 +54,27 @@ var (
 	errorType   = reflect.TypeFor[error]()
 )
 
-// methodsOf lists the methods of the interface I as impl has them. An interface that cannot be called is a mistake in
-// the program, so it panics.
-func methodsOf[I any](impl I) map[string]method {
-	face, value := reflect.TypeFor[I](), reflect.ValueOf(impl)
-	all := make(map[string]method, face.NumMethod())
-	for i := range face.NumMethod() {
-		fm := face.Method(i)
-		m := method{fn: value.MethodByName(fm.Name)}
-		in, out := fm.Type.NumIn(), fm.Type.NumOut()
-		if in == 0 || fm.Type.In(0) != contextType || out == 0 || fm.Type.Out(out-1) != errorType || fm.Type.IsVariadic() {
-			panic(fmt.Sprintf("rpc: %s.%s must take a context and return an error", face, fm.Name))
+// Methods are the methods of a service by their names, as method values. They are listed because finding them by
+// reflection makes the linker keep every method of every type: a fifth of the binary.
+type Methods map[string]any
+
+// known looks at what methods take and return. One that cannot be called is a mistake in the program, so it panics.
+func (ms Methods) known(service string) map[string]method {
+	all := make(map[string]method, len(ms))
+	for name, fn := range ms {
+		m := method{fn: reflect.ValueOf(fn)}
+		typ := m.fn.Type()
+		in, out := typ.NumIn(), typ.NumOut()
+		if in == 0 || typ.In(0) != contextType || out == 0 || typ.Out(out-1) != errorType || typ.IsVariadic() {
+			panic(fmt.Sprintf("rpc: %s.%s must take a context and return an error", service, name))
 		}
 		for k := 1; k < in; k++ {
-			m.args = append(m.args, fm.Type.In(k))
+			m.args = append(m.args, typ.In(k))
 		}
 		for k := range out - 1 {
-			m.outs = append(m.outs, fm.Type.Out(k))
+			m.outs = append(m.outs, typ.Out(k))
 		}
-		all[fm.Name] = m
+		all[name] = m
 	}
 	return all
 }

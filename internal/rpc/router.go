@@ -63,8 +63,8 @@ func NewRouter(nodes Nodes, spill *Spill, log logrus.FieldLogger) *Router {
 	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method)}
 }
 
-// Add makes impl the service of this process: the interface I under the name "component.Interface".
-func Add[I any](r *Router, service string, impl I) { r.services[service] = methodsOf(impl) }
+// Add makes methods those of a service of this process, "component.Interface".
+func (r *Router) Add(service string, methods Methods) { r.services[service] = methods.known(service) }
 
 // SetBus makes this process call others, and answer them, from now on. Its connection is the caller's to close.
 func (r *Router) SetBus(b Bus) {

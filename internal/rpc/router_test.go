@@ -209,7 +209,7 @@ func (w *world) add(node string, spill *rpc.Spill) (*rpc.Router, *part) {
 	r := rpc.NewRouter(member{w, node}, spill, log)
 	p := &part{node: node, ends: make(chan error, 10)}
 	if node != "front" {
-		rpc.Add[service](r, "part.Service", p)
+		r.Add("part.Service", rpc.Methods{"Echo": p.Echo, "Fail": p.Fail, "Double": p.Double, "Wait": p.Wait})
 	}
 	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error))}
 	r.SetBus(b)

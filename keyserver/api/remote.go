@@ -161,3 +161,29 @@ func (r Remote) GetKeys(ctx context.Context, user id.User, version string, room 
 func (r Remote) DeleteKeys(ctx context.Context, user id.User, version string, room id.Room, session string) (BackupState, error) {
 	return rpc.Get[BackupState](ctx, r.Caller, backup("DeleteKeys"), user, version, room, session)
 }
+
+// KeysMethods lists the methods of Keys, for processes that run the component.
+func KeysMethods(c Keys) rpc.Methods {
+	return rpc.Methods{
+		"UploadKeys": c.UploadKeys, "QueryKeys": c.QueryKeys, "ClaimKeys": c.ClaimKeys, "UploadCrossSigning": c.UploadCrossSigning,
+		"HasCrossSigning": c.HasCrossSigning, "UploadSignatures": c.UploadSignatures, "KeyCounts": c.KeyCounts,
+		"ListChanged": c.ListChanged, "DeleteDevices": c.DeleteDevices, "DeviceChanged": c.DeviceChanged, "JoinedRoom": c.JoinedRoom,
+		"GetUserDevices": c.GetUserDevices, "ReceiveEDU": c.ReceiveEDU,
+	}
+}
+
+// ToDeviceMethods lists the methods of ToDevice, for processes that run the component.
+func ToDeviceMethods(c ToDevice) rpc.Methods {
+	return rpc.Methods{
+		"SendToDevice": c.SendToDevice, "ReceiveToDevice": c.ReceiveToDevice, "ListMessages": c.ListMessages,
+		"DeleteMessages": c.DeleteMessages,
+	}
+}
+
+// BackupMethods lists the methods of Backup, for processes that run the component.
+func BackupMethods(c Backup) rpc.Methods {
+	return rpc.Methods{
+		"CreateVersion": c.CreateVersion, "GetVersion": c.GetVersion, "UpdateVersion": c.UpdateVersion,
+		"DeleteVersion": c.DeleteVersion, "PutKeys": c.PutKeys, "GetKeys": c.GetKeys, "DeleteKeys": c.DeleteKeys,
+	}
+}

@@ -130,3 +130,27 @@ func (r Remote) SendMembership(ctx context.Context, req SendMembership) (SentMem
 func (r Remote) ReceiveInvite(ctx context.Context, req ReceiveInvite) (signed json.RawMessage, err error) {
 	return rpc.Get[json.RawMessage](ctx, r.Caller, federation("ReceiveInvite", req.Room), req)
 }
+
+// RoomsMethods lists the methods of Rooms, for processes that run the component.
+func RoomsMethods(c Rooms) rpc.Methods {
+	return rpc.Methods{
+		"CreateRoom": c.CreateRoom, "SendEvent": c.SendEvent, "SetMembership": c.SetMembership, "ForgetRoom": c.ForgetRoom,
+		"UpgradeRoom": c.UpgradeRoom, "Backfill": c.Backfill, "FetchEvent": c.FetchEvent,
+	}
+}
+
+// DirectoryMethods lists the methods of Directory, for processes that run the component.
+func DirectoryMethods(c Directory) rpc.Methods {
+	return rpc.Methods{
+		"ResolveAlias": c.ResolveAlias, "CreateAlias": c.CreateAlias, "DeleteAlias": c.DeleteAlias, "ListAliases": c.ListAliases,
+		"SetPublished": c.SetPublished, "IsPublished": c.IsPublished, "ListPublicRooms": c.ListPublicRooms,
+	}
+}
+
+// FederationMethods lists the methods of Federation, for processes that run the component.
+func FederationMethods(c Federation) rpc.Methods {
+	return rpc.Methods{
+		"ReceiveTransaction": c.ReceiveTransaction, "MakeMembership": c.MakeMembership, "SendMembership": c.SendMembership,
+		"ReceiveInvite": c.ReceiveInvite,
+	}
+}

@@ -34,3 +34,10 @@ func (r Remote) GetPresence(ctx context.Context, user id.User) (Presence, error)
 func (r Remote) DeleteUserData(ctx context.Context, user id.User) error {
 	return rpc.Do(ctx, r.Caller, sync("DeleteUserData"), user)
 }
+
+// SyncMethods lists the methods of Sync, for processes that run the component.
+func SyncMethods(c Sync) rpc.Methods {
+	return rpc.Methods{
+		"ReceiveEDU": c.ReceiveEDU, "GetPresence": c.GetPresence, "DeleteUserData": c.DeleteUserData,
+	}
+}

@@ -127,13 +127,20 @@ func fill(v reflect.Value, rnd *rand.Rand, depth int) {
 }
 
 // check calls every method of an interface with made-up values.
-func check[I any](t *testing.T, service string, remote func(rpc.Caller) I) {
+func check[I any](t *testing.T, service string, remote func(rpc.Caller) I, methods func(I) rpc.Methods) {
 	t.Run(service, func(t *testing.T) {
 		face := reflect.TypeFor[I]()
 		if face.NumMethod() > 15 {
 			t.Errorf("%d methods, at most 15 are good", face.NumMethod())
 		}
+		listed := methods(remote(nil))
+		if len(listed) != face.NumMethod() {
+			t.Errorf("%d methods are listed of %d", len(listed), face.NumMethod())
+		}
 		for i := range face.NumMethod() {
+			if fn := listed[face.Method(i).Name]; fn == nil || reflect.TypeOf(fn) != face.Method(i).Type {
+				t.Errorf("%s is listed as %T", face.Method(i).Name, fn)
+			}
 			for seed := range uint64(200) {
 				l := &loop{t: t, rnd: rand.New(rand.NewPCG(seed, uint64(i))), service: service, method: face.Method(i)}
 				in := []reflect.Value{reflect.ValueOf(t.Context())}
@@ -160,13 +167,13 @@ func check[I any](t *testing.T, service string, remote func(rpc.Caller) I) {
 }
 
 func TestEverythingArrives(t *testing.T) {
-	check(t, roomserver.RoomsService, func(c rpc.Caller) roomserver.Rooms { return roomserver.Remote{Caller: c} })
-	check(t, roomserver.DirectoryService, func(c rpc.Caller) roomserver.Directory { return roomserver.Remote{Caller: c} })
-	check(t, roomserver.FederationService, func(c rpc.Caller) roomserver.Federation { return roomserver.Remote{Caller: c} })
-	check(t, keyserver.KeysService, func(c rpc.Caller) keyserver.Keys { return keyserver.Remote{Caller: c} })
-	check(t, keyserver.ToDeviceService, func(c rpc.Caller) keyserver.ToDevice { return keyserver.Remote{Caller: c} })
-	check(t, keyserver.BackupService, func(c rpc.Caller) keyserver.Backup { return keyserver.Remote{Caller: c} })
-	check(t, clientapi.AccountsService, func(c rpc.Caller) clientapi.Accounts { return clientapi.Remote{Caller: c} })
-	check(t, syncapi.SyncService, func(c rpc.Caller) syncapi.Sync { return syncapi.Remote{Caller: c} })
-	check(t, federationapi.OutboundService, func(c rpc.Caller) federationapi.Outbound { return federationapi.Remote{Caller: c} })
+	check(t, roomserver.RoomsService, func(c rpc.Caller) roomserver.Rooms { return roomserver.Remote{Caller: c} }, roomserver.RoomsMethods)
+	check(t, roomserver.DirectoryService, func(c rpc.Caller) roomserver.Directory { return roomserver.Remote{Caller: c} }, roomserver.DirectoryMethods)
+	check(t, roomserver.FederationService, func(c rpc.Caller) roomserver.Federation { return roomserver.Remote{Caller: c} }, roomserver.FederationMethods)
+	check(t, keyserver.KeysService, func(c rpc.Caller) keyserver.Keys { return keyserver.Remote{Caller: c} }, keyserver.KeysMethods)
+	check(t, keyserver.ToDeviceService, func(c rpc.Caller) keyserver.ToDevice { return keyserver.Remote{Caller: c} }, keyserver.ToDeviceMethods)
+	check(t, keyserver.BackupService, func(c rpc.Caller) keyserver.Backup { return keyserver.Remote{Caller: c} }, keyserver.BackupMethods)
+	check(t, clientapi.AccountsService, func(c rpc.Caller) clientapi.Accounts { return clientapi.Remote{Caller: c} }, clientapi.AccountsMethods)
+	check(t, syncapi.SyncService, func(c rpc.Caller) syncapi.Sync { return syncapi.Remote{Caller: c} }, syncapi.SyncMethods)
+	check(t, federationapi.OutboundService, func(c rpc.Caller) federationapi.Outbound { return federationapi.Remote{Caller: c} }, federationapi.OutboundMethods)
 }
