@@ -31,8 +31,9 @@ import (
 	"weft/internal/sqldb/sqldbtest"
 )
 
-// binary is the server under test, built once.
-var binary string
+// The server under test, built once: binary with the race detector where RACE is set, plain without, for many processes
+// at a time.
+var binary, plain string
 
 func TestMain(m *testing.M) {
 	os.Exit(func() int {
@@ -43,22 +44,33 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		if binary = os.Getenv("TEST_SERVER_BINARY"); binary != "" {
-			return m.Run() // built already
+			plain = binary // built already
+			return m.Run()
 		}
-		binary = filepath.Join(dir, "weft")
-		args := []string{"build", "-o", binary}
-		if os.Getenv("RACE") != "" {
-			args = append(args, "-race")
-		}
-		cmd := exec.Command("go", append(args, "./cmd/weft")...)
-		cmd.Dir = filepath.Join("..", "..")
-		cmd.Env = append(os.Environ(), "GOFLAGS=")
-		if out, err := cmd.CombinedOutput(); err != nil {
-			fmt.Fprintf(os.Stderr, "building the server: %v\n%s", err, out)
+		plain = filepath.Join(dir, "weft")
+		if err := build(plain, "CGO_ENABLED=0"); err != nil {
+			fmt.Fprintln(os.Stderr, err)
 			return 1
+		}
+		if binary = plain; os.Getenv("RACE") != "" {
+			binary = filepath.Join(dir, "weft-race")
+			if err := build(binary, "CGO_ENABLED=1", "-race"); err != nil {
+				fmt.Fprintln(os.Stderr, err)
+				return 1
+			}
 		}
 		return m.Run()
 	}())
+}
+
+func build(path, env string, flags ...string) error {
+	cmd := exec.Command("go", append(append([]string{"build", "-o", path}, flags...), "./cmd/weft")...)
+	cmd.Dir = filepath.Join("..", "..")
+	cmd.Env = append(os.Environ(), "GOFLAGS=", env)
+	if out, err := cmd.CombinedOutput(); err != nil {
+		return fmt.Errorf("building the server: %w\n%s", err, out)
+	}
+	return nil
 }
 
 // authority is a certificate authority for one test.
@@ -124,6 +136,7 @@ type process struct {
 	t      *testing.T
 	name   string
 	base   string // of plain HTTP
+	binary string
 	args   []string
 	env    string
 	cmd    *exec.Cmd
@@ -183,8 +196,8 @@ var arrangements = []arrangement{
 // newServer makes a server with an empty database; it is not started yet.
 func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 	t.Helper()
-	plain, tls := freePort(t), freePort(t)
-	s := &server{t: t, name: fmt.Sprintf("localhost:%d", tls), base: fmt.Sprintf("http://127.0.0.1:%d", plain)}
+	insecure, secure := freePort(t), freePort(t)
+	s := &server{t: t, name: fmt.Sprintf("localhost:%d", secure), base: fmt.Sprintf("http://127.0.0.1:%d", insecure)}
 	s.database = "sqlite:" + filepath.Join(t.TempDir(), "weft.db")
 	if kind.postgres {
 		s.database = sqldbtest.PostgresURL(t)
@@ -193,14 +206,15 @@ func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 		"--federation-ca", ca.path("ca.crt"), "--federation-allow-private-addresses",
 		"--registration", "open", "--rate-limits=false", "--log-level", "info"}
 	for i, more := range kind.processes {
-		p := &process{t: t, name: fmt.Sprintf("%s/%d", s.name, i), base: s.base, log: &logBuffer{}, env: "WEFT_VERIFY=1"}
+		p := &process{t: t, name: fmt.Sprintf("%s/%d", s.name, i), base: s.base, binary: binary, log: &logBuffer{}, env: "WEFT_VERIFY=1"}
 		p.args = append(append(slices.Clone(args), "--data", t.TempDir()), more...)
 		if len(kind.processes) == 1 {
-			p.args = append(p.args, "--listen", fmt.Sprintf("127.0.0.1:%d", plain),
-				"--listen-tls", fmt.Sprintf("127.0.0.1:%d", tls), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"))
+			p.args = append(p.args, "--listen", fmt.Sprintf("127.0.0.1:%d", insecure),
+				"--listen-tls", fmt.Sprintf("127.0.0.1:%d", secure), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"))
 		} else {
 			address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
 			p.args, p.base = append(p.args, "--listen", address), "http://"+address
+			p.binary = plain
 			p.env = "WEFT_VERIFY=" // it would check what others are writing
 		}
 		s.processes = append(s.processes, p)
@@ -213,13 +227,13 @@ func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 		})
 	}
 	if len(kind.processes) > 1 {
-		s.balance(ca, plain, tls)
+		s.balance(ca, insecure, secure)
 	}
 	return s
 }
 
 // balance sends each request to the next process, whichever it is for.
-func (s *server) balance(ca *authority, plain, tls int) {
+func (s *server) balance(ca *authority, insecure, secure int) {
 	transport := &http.Transport{MaxIdleConnsPerHost: 64}
 	proxy := &httputil.ReverseProxy{
 		Rewrite: func(r *httputil.ProxyRequest) {
@@ -229,11 +243,11 @@ func (s *server) balance(ca *authority, plain, tls int) {
 		Transport: &roundRobin{transport: transport, processes: s.processes}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
 	}
 	front := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)}
-	for _, port := range []int{plain, tls} {
+	for _, port := range []int{insecure, secure} {
 		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
 		must(s.t, err)
 		go func() {
-			if port == tls {
+			if port == secure {
 				_ = front.ServeTLS(l, ca.path("tls.crt"), ca.path("tls.key")) // until Close
 				return
 			}
@@ -299,7 +313,7 @@ func (s *server) kill() {
 
 func (p *process) launch() {
 	p.t.Helper()
-	p.cmd = exec.Command(binary, p.args...)
+	p.cmd = exec.Command(p.binary, p.args...)
 	p.cmd.Stdout, p.cmd.Stderr = p.log, p.log
 	p.cmd.Env = append(os.Environ(), p.env)
 	must(p.t, p.cmd.Start())
