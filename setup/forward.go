@@ -166,6 +166,9 @@ func (t *towards) RoundTrip(req *http.Request) (*http.Response, error) {
 				last = err
 			}
 		}
+		if cluster.Self().Leaving {
+			return nil, last // the others may all be stopping, too
+		}
 		retry := time.NewTimer(forwardRetry)
 		select {
 		case <-changed:

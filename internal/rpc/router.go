@@ -171,7 +171,8 @@ func (r *Router) far(ctx context.Context, c Call, component string, here bool, d
 				}
 			}
 		}
-		if here || !time.Now().Before(patience) {
+		// Who stops does not wait for others to come: they may all be stopping.
+		if here || r.nodes.Self().Leaving || !time.Now().Before(patience) {
 			return nil, errNobody
 		}
 		retry := time.NewTimer(retryEvery)

@@ -44,9 +44,12 @@ func converse(t *testing.T, what string, n int, room id.RoomID, a, b *client) {
 func TestEncryptedConversationOverFederation(t *testing.T) {
 	pair(t, arrangements, func(t *testing.T, sa, sb *server) {
 		ctx := t.Context()
+		began := time.Now()
+		done := func(what string) { t.Logf("%5.1f s: %s", time.Since(began).Seconds(), what) }
 		alice, bob := newClient(t, sa, "alice"), newClient(t, sb, "bob")
 		alice.crossSign()
 		bob.crossSign()
+		done("accounts and keys")
 
 		res, err := alice.CreateRoom(ctx, &mautrix.ReqCreateRoom{
 			Name: "a room", Preset: "private_chat", Invite: []id.UserID{bob.UserID},
@@ -63,6 +66,7 @@ func TestEncryptedConversationOverFederation(t *testing.T) {
 		waitFor(t, 30*time.Second, "bob to be seen by alice", func() bool { return alice.sees(room, bob.UserID) })
 		waitFor(t, 30*time.Second, "alice to be seen by bob", func() bool { return bob.sees(room, alice.UserID) })
 
+		done("joined")
 		keys, err := alice.mach.GetCrossSigningPublicKeys(ctx, bob.UserID)
 		must(t, err)
 		if keys == nil || keys.MasterKey == "" {
@@ -77,24 +81,34 @@ func TestEncryptedConversationOverFederation(t *testing.T) {
 			t.Errorf("alice sees bob's master key %s, it is %s", keys.MasterKey, own.MasterKey)
 		}
 		converse(t, "at first", messages, room, alice, bob)
+		done("conversation")
 
 		sa.stop()
 		sb.stop()
+		done("stopped")
 		sa.start()
 		sb.start()
+		done("started")
 		converse(t, "after a restart", messages, room, alice, bob)
+		done("conversation")
 
 		sb.stop()
+		done("one stopped")
 		var missed []string
 		for i := range messages {
 			text := fmt.Sprintf("while bob's server is down: %d", i)
 			must(t, alice.send(room, text))
 			missed = append(missed, text)
 		}
+		done("messages to one that is away")
 		sb.start()
+		done("it is back")
 		bob.wait(missed)
+		done("it has them")
 		converse(t, "after the outage", messages, room, alice, bob)
+		done("conversation")
 		sa.stop()
 		sb.stop()
+		done("stopped")
 	})
 }
