@@ -57,7 +57,8 @@ func tinySizes() scenario.Sizes {
 		FewRooms: 3, ManyRooms: 5, InitialSyncs: 2, EmptySyncs: 8, OneSyncs: 20,
 		CreateRooms: 4, JoinRooms: 2, JoinUsers: 3, FanoutUsers: 5, FanoutMessages: 2, HistoryMessages: 250, HistoryReaders: 2,
 		KeyUsers: 4, MediaFiles: 4, MediaBytes: 5000, OverloadRequests: 40,
-		RemoteMembers: 20, RemoteMany: 40, RemoteEvents: 70, RemoteMessages: 5, Idle: 10 * time.Millisecond,
+		RemoteMembers: 20, RemoteMany: 40, RemoteEvents: 70, RemoteMessages: 5,
+		ScaleRooms: 5, ScaleUsers: 4, ScaleRequests: 12, Idle: 10 * time.Millisecond, ScaleTime: 200 * time.Millisecond,
 	}
 }
 
