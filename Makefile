@@ -8,7 +8,7 @@ NODES   ?= 3
 CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image conformance-nodes-image clean
+.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image conformance-nodes-image clean bench-scale
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -33,6 +33,9 @@ bench: ## all benchmarks
 
 bench-server: build ## the load driver's whole run against ./weft on both databases (BENCH_FLAGS="--scenario send" narrows it)
 	$(GO) run ./test/bench --weft ./weft --database both $(BENCH_FLAGS)
+
+bench-scale: build ## what 1, 2 and 4 processes on one PostgreSQL can do, each held to a fifth of a processor (as root: cgroups)
+	$(GO) run ./test/bench --weft ./weft --database postgres --nodes 1,2,4 --cpus 0.2 --scenario idle,scale --rounds 3 $(BENCH_FLAGS)
 
 # The profiles need symbols, so the binary is built without -s -w.
 profile: ## CPU and allocation profiles of SCENARIO=send,… in ./profiles

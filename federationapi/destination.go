@@ -317,11 +317,11 @@ func (o *outbound) scan(ctx context.Context, server id.Server, from, to int64, p
 		if from = to; len(rows) == o.limits.Page {
 			from = rows[len(rows)-1].Pos
 		}
-		events, err := o.sendable(ctx, rows)
+		events, err := o.sendable(ctx, r, rows)
 		if err != nil {
 			return nil, 0, err
 		}
-		list, err := r.page(ctx, events)
+		list, err := r.route(ctx, events)
 		if err != nil {
 			return nil, 0, err
 		}

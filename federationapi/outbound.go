@@ -305,11 +305,11 @@ func (o *outbound) page(ctx context.Context, r *routes, from, to int64) (int64, 
 	if len(rows) == o.limits.Page {
 		to = rows[len(rows)-1].Pos
 	}
-	events, err := o.sendable(ctx, rows)
+	events, err := o.sendable(ctx, r, rows)
 	if err != nil {
 		return 0, err
 	}
-	list, err := r.page(ctx, events)
+	list, err := r.route(ctx, events)
 	if err != nil {
 		return 0, err
 	}
@@ -352,11 +352,25 @@ func (o *outbound) handOut(list []routed, from, to int64) {
 	}
 }
 
-// sendable reads the events of a page that this server has to send.
-func (o *outbound) sendable(ctx context.Context, rows []eventstore.StreamRow) ([]*eventstore.Event, error) {
+// sendable reads the events of a page that this server has to send. Events of rooms that no other server is in are not read:
+// each process follows the stream, and most events are not in its memory.
+func (o *outbound) sendable(ctx context.Context, r *routes, rows []eventstore.StreamRow) ([]*eventstore.Event, error) {
+	rows = slices.DeleteFunc(rows, func(row eventstore.StreamRow) bool {
+		return row.Flags&eventstore.SendOut == 0 || row.Flags&(eventstore.Rejected|eventstore.Outlier) != 0
+	})
+	if len(rows) == 0 {
+		return nil, nil
+	}
+	rooms := make([]nid.Room, len(rows))
+	for i, row := range rows {
+		rooms[i] = row.Room
+	}
+	if err := r.load(ctx, rooms, rows[0].Pos-1); err != nil {
+		return nil, err
+	}
 	var nids []nid.Event
 	for _, row := range rows {
-		if row.Flags&eventstore.SendOut != 0 && row.Flags&(eventstore.Rejected|eventstore.Outlier) == 0 {
+		if !r.stays(row.Room, row.Type) {
 			nids = append(nids, row.Event)
 		}
 	}

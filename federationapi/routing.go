@@ -60,9 +60,21 @@ type routed struct {
 
 // page routes events. They come in the order of the stream, also from call to call.
 func (r *routes) page(ctx context.Context, events []*eventstore.Event) ([]routed, error) {
-	if err := r.load(ctx, events); err != nil {
+	if len(events) == 0 {
+		return nil, nil
+	}
+	rooms := make([]nid.Room, len(events))
+	for i, e := range events {
+		rooms[i] = e.RoomNID
+	}
+	if err := r.load(ctx, rooms, events[0].StreamPos-1); err != nil {
 		return nil, err
 	}
+	return r.route(ctx, events)
+}
+
+// route routes events of rooms that were loaded.
+func (r *routes) route(ctx context.Context, events []*eventstore.Event) ([]routed, error) {
 	out := make([]routed, len(events))
 	for i, e := range events {
 		servers, err := r.of(ctx, e)
@@ -74,29 +86,32 @@ func (r *routes) page(ctx context.Context, events []*eventstore.Event) ([]routed
 	return out, nil
 }
 
-// load brings what is known of the events' rooms up to date. A room whose members of other servers have not
-// moved since it was read stays as it is.
-func (r *routes) load(ctx context.Context, events []*eventstore.Event) error {
-	if len(events) == 0 {
-		return nil
-	}
+// stays tells of an event in a room that was loaded whether it goes nowhere, without looking at the event. Where a room has no
+// members on other servers, and had none, only who is made to leave may be there: invited, or about to knock.
+func (r *routes) stays(room nid.Room, kind nid.Type) bool {
+	rs := r.rooms[room]
+	return len(rs.current) == 0 && len(rs.moved) == 0 && kind != nid.TypeMember
+}
+
+// load brings what is known of rooms up to date, of which there are events after from. A room whose members of other servers
+// have not moved since it was read stays as it is.
+func (r *routes) load(ctx context.Context, rooms []nid.Room, from int64) error {
 	if r.held > maxHeld {
 		clear(r.rooms)
 		r.held = 0
 	}
-	from := events[0].StreamPos - 1
 	low := from
 	var known, stale []nid.Room
 	seen := make(map[nid.Room]bool)
-	for _, e := range events {
-		if seen[e.RoomNID] {
+	for _, room := range rooms {
+		if seen[room] {
 			continue
 		}
-		seen[e.RoomNID] = true
-		if rs := r.rooms[e.RoomNID]; rs != nil {
-			known, low = append(known, e.RoomNID), min(low, rs.at)
+		seen[room] = true
+		if rs := r.rooms[room]; rs != nil {
+			known, low = append(known, room), min(low, rs.at)
 		} else {
-			stale = append(stale, e.RoomNID)
+			stale = append(stale, room)
 		}
 	}
 	moved, err := r.movedSince(ctx, known, low)

@@ -427,3 +427,39 @@ func (p *presence) syncing(user id.User) int {
 	defer p.mu.Unlock()
 	return p.users[user].syncs
 }
+
+// turn is whether it is this node's turn.
+type turn struct{ atomic.Bool }
+
+func (o *turn) Owns(string, string) bool { return o.Load() }
+
+// Who has no need of it leaves following to the node whose turn it is, for a while.
+func TestFollowersTakeTurns(t *testing.T) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		mine := new(turn)
+		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, mine })
+		f, err := newFollower(t.Context(), e.srv)
+		e.ok(err)
+		step := func(what string, wantLate, wantDone bool) {
+			t.Helper()
+			to, err := position(t.Context(), e.db)
+			e.ok(err)
+			late, err := f.share(t.Context(), to)
+			e.ok(err)
+			expect(t, what+": late", late, wantLate)
+			expect(t, what+": done", f.pos == to.Events, wantDone)
+		}
+		r := e.newRoom(alice)
+		r.member(bob, "join")
+		r.say(alice, "1")
+		step("another's turn", true, false)
+		mine.Store(true)
+		step("our turn", false, true)
+		mine.Store(false)
+		r.say(alice, "2")
+		step("another's turn again", true, false)
+		e.advance(followOthers)
+		step("the other did nothing", false, true)
+		step("nothing to do", false, true)
+	})
+}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"strconv"
 	"sync"
 	"time"
 
@@ -40,6 +41,8 @@ const (
 	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
 	// and what comes in the pause is stored with one statement.
 	followPace = 50 * time.Millisecond
+	// followOthers is how long the process whose turn it is has, until the others do what it should have done.
+	followOthers = time.Second
 )
 
 // errMoved says that another node moved the cursor.
@@ -47,7 +50,8 @@ var errMoved = errors.New("the cursor was moved by another node")
 
 // follower reads the event stream and stores what follows from it: relations, threads and
 // notifications. It is moved on by whoever needs it first, one at a time; between nodes the cursor's row
-// decides.
+// decides. Where nobody needs it, one node moves it: whose turn it is depends on where the cursor stands, so that they
+// share the work evenly, and no two judge the same events.
 type follower struct {
 	s      *Server
 	signal chan struct{}
@@ -58,6 +62,9 @@ type follower struct {
 	pos    int64 // up to here everything is judged
 	stored int64 // the cursor in the database
 	back   int64 // the same of backfilled events, downward from 0
+	// due is up to where another node was to follow, and dueAt until when; 0: it did.
+	due   int64
+	dueAt time.Time
 }
 
 // derived is what is to be stored about a page of events.
@@ -153,32 +160,68 @@ func (f *follower) wake() {
 func (f *follower) run(ctx context.Context) {
 	poll := time.NewTicker(followPoll)
 	defer poll.Stop()
+	polled := true
 	for {
-		f.work(ctx)
+		late := f.work(ctx, polled)
+		polled = false
 		select {
 		case <-time.After(followPace):
 		case <-ctx.Done():
 			return
 		}
+		var again <-chan time.Time
+		if late {
+			again = time.After(followOthers)
+		}
 		select {
 		case <-f.signal:
+		case <-again:
 		case <-poll.C:
+			polled = true
 		case <-ctx.Done():
 			return
 		}
 	}
 }
 
-// work follows both logs to their ends.
-func (f *follower) work(ctx context.Context) {
+// work follows both logs to their ends, as far as that is this node's to do. late: another node is to, and it has
+// to be seen whether it does.
+func (f *follower) work(ctx context.Context, polled bool) (late bool) {
 	to, err := position(ctx, f.s.db)
 	if err == nil {
-		_, err = f.advance(ctx, to)
+		late, err = f.share(ctx, to)
 	}
-	if err == nil {
+	if err == nil && (polled || f.s.cfg.Shares == nil || f.s.cfg.Shares.Owns("syncapi", "follow/"+followBackfill)) {
 		err = f.advanceBackfilled(ctx)
 	}
 	f.logged(ctx, err)
+	return late
+}
+
+// share follows the event stream up to a position if that is this node's to do, or if the node whose turn it was did not.
+func (f *follower) share(ctx context.Context, at vector) (late bool, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	if f.pos >= at.Events {
+		f.due = 0
+		return false, nil
+	}
+	if err := f.join(ctx, at); err != nil {
+		return false, err
+	}
+	switch now := f.s.now(); {
+	case f.s.cfg.Shares == nil, f.s.cfg.Shares.Owns("syncapi", "follow/"+strconv.FormatInt(f.stored, 10)):
+	case f.pos >= at.Events:
+		f.due = 0
+		return false, nil
+	case f.due == 0 || f.stored >= f.due:
+		f.due, f.dueAt = at.Events, now.Add(followOthers)
+		return true, nil
+	case now.Before(f.dueAt):
+		return true, nil
+	}
+	f.due = 0
+	return false, f.forward(ctx, at.Events)
 }
 
 func (f *follower) logged(ctx context.Context, err error) {
@@ -234,30 +277,36 @@ func (f *follower) join(ctx context.Context, at vector) error {
 func (f *follower) advance(ctx context.Context, at vector) (int64, error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	to := at.Events
-	if f.pos < to {
-		if err := f.join(ctx, at); err != nil {
-			return f.pos, err
-		}
+	if f.pos >= at.Events {
+		return f.pos, nil
 	}
+	err := f.join(ctx, at)
+	if err == nil {
+		err = f.forward(ctx, at.Events)
+	}
+	return f.pos, err
+}
+
+// forward follows the event stream up to a position. The lock is held, and join was called.
+func (f *follower) forward(ctx context.Context, to int64) error {
 	for f.pos < to {
 		if err := ctx.Err(); err != nil {
-			return f.pos, err
+			return err
 		}
 		rows, err := f.s.events.EventStream(ctx, f.pos, to, followPage)
 		if err != nil {
-			return f.pos, err
+			return err
 		}
 		end := to
 		if len(rows) == followPage {
 			end = rows[len(rows)-1].Pos
 		}
 		if err := f.s.tail.Reach(ctx, end); err != nil {
-			return f.pos, err
+			return err
 		}
 		d, err := f.judge(ctx, rows, true)
 		if err != nil {
-			return f.pos, err
+			return err
 		}
 		if d.empty() && end-f.stored < followLazy {
 			f.pos = end
@@ -266,15 +315,15 @@ func (f *follower) advance(ctx context.Context, at vector) (int64, error) {
 		switch err := f.store(ctx, d, followEvents, f.stored, end); {
 		case errors.Is(err, errMoved):
 			if err := f.reload(ctx); err != nil {
-				return f.pos, err
+				return err
 			}
 		case err != nil:
-			return f.pos, err
+			return err
 		default:
 			f.pos, f.stored = end, end
 		}
 	}
-	return f.pos, nil
+	return nil
 }
 
 // advanceBackfilled follows what backfill brings in: relations alone follow from it.

@@ -211,7 +211,7 @@ func TestRelationsOfBackfilled(t *testing.T) {
 		r := e.newRoom(alice)
 		root := r.say(alice, "root")
 		r.put(r.build(carol, "m.room.message", nil, relates("old", "m.thread", root), ""), option{backfill: true})
-		e.srv.follower.work(t.Context())
+		e.srv.follower.work(t.Context(), true)
 		expect(t, "found", bodies(e.get(alice, v1+"/rooms/"+string(r.id)+"/relations/"+string(root.ID)).Get("chunk")), "old")
 	})
 }

@@ -23,7 +23,7 @@ const (
 		AND stream_pos <= $6 AND (flags & $7) = 0 ORDER BY depth, stream_pos LIMIT $8`
 	historyDownSQL = `SELECT event_nid FROM events WHERE room_nid = $1 AND (depth, stream_pos) > ($2, $3) AND (depth, stream_pos) <= ($4, $5)
 		AND stream_pos <= $6 AND (flags & $7) = 0 ORDER BY depth DESC, stream_pos DESC LIMIT $8`
-	streamSQL = `SELECT stream_pos, event_nid, room_nid, flags FROM events WHERE stream_pos > $1 AND stream_pos <= $2
+	streamSQL = `SELECT stream_pos, event_nid, room_nid, type_nid, flags FROM events WHERE stream_pos > $1 AND stream_pos <= $2
 		ORDER BY stream_pos LIMIT $3`
 	changedSQL = `SELECT room_nid, MAX(stream_pos) FROM events WHERE stream_pos > $1 AND stream_pos <= $2 AND (flags & $3) = 0
 		AND room_nid IN `
@@ -121,7 +121,7 @@ func (r *Reader) EventStream(ctx context.Context, from, to int64, limit int) ([]
 	var out []StreamRow
 	err := r.rows(ctx, streamSQL, []any{max(from, 0), to, limit}, func(row func(...any) error) error {
 		var s StreamRow
-		err := row(&s.Pos, &s.Event, &s.Room, &s.Flags)
+		err := row(&s.Pos, &s.Event, &s.Room, &s.Type, &s.Flags)
 		out = append(out, s)
 		return err
 	})

@@ -196,6 +196,7 @@ type StreamRow struct {
 	Pos   int64
 	Event nid.Event
 	Room  nid.Room
+	Type  nid.Type
 	Flags Flags
 }
 

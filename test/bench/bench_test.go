@@ -2,21 +2,26 @@ package main
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
 	"io"
 	"os"
+	"os/exec"
 	"path/filepath"
 	"strings"
+	"syscall"
 	"testing"
 	"time"
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/sqldb/pgtest"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/setup"
+	"weft/test/bench/proc"
 	"weft/test/bench/remote"
 	"weft/test/bench/report"
 	"weft/test/bench/scenario"
@@ -57,7 +62,8 @@ func tinySizes() scenario.Sizes {
 		FewRooms: 3, ManyRooms: 5, InitialSyncs: 2, EmptySyncs: 8, OneSyncs: 20,
 		CreateRooms: 4, JoinRooms: 2, JoinUsers: 3, FanoutUsers: 5, FanoutMessages: 2, HistoryMessages: 250, HistoryReaders: 2,
 		KeyUsers: 4, MediaFiles: 4, MediaBytes: 5000, OverloadRequests: 40,
-		RemoteMembers: 20, RemoteMany: 40, RemoteEvents: 70, RemoteMessages: 5, Idle: 10 * time.Millisecond,
+		RemoteMembers: 20, RemoteMany: 40, RemoteEvents: 70, RemoteMessages: 5,
+		ScaleRooms: 5, ScaleUsers: 4, ScaleRequests: 12, Idle: 10 * time.Millisecond, ScaleTime: 200 * time.Millisecond,
 	}
 }
 
@@ -116,7 +122,7 @@ func bench(t *testing.T, o options) (doc report.Document, out string, err error)
 	t.Helper()
 	var table, log bytes.Buffer
 	o.out, o.log, o.jsonFile, o.tableFile = &table, &log, filepath.Join(t.TempDir(), "out.json"), filepath.Join(t.TempDir(), "out.md")
-	o.database = "sqlite"
+	o.database = cmp.Or(o.database, "sqlite")
 	err = run(t.Context(), o)
 	data, readErr := os.ReadFile(o.jsonFile)
 	if readErr != nil {
@@ -195,6 +201,45 @@ func TestFailuresEndTheRun(t *testing.T) {
 	} {
 		if _, out, err := bench(t, c.o); err == nil || !strings.Contains(err.Error(), c.want) {
 			t.Errorf("%v instead of %q\n%s", err, c.want, out)
+		}
+	}
+}
+
+// Processes on one database are one target, each in its own cgroup; what was sent is there, and syncs bring it.
+func TestSeveralNodes(t *testing.T) {
+	if _, err := exec.LookPath("go"); err != nil {
+		t.Skipf("needs the go command: %v", err)
+	}
+	g, err := proc.NewCgroup("", fmt.Sprintf("weft-bench-test-%d", os.Getpid()), proc.Limits{CPUs: 0.5})
+	if errors.Is(err, proc.ErrUnavailable) || errors.Is(err, os.ErrPermission) || errors.Is(err, syscall.EROFS) {
+		t.Skipf("no cgroup can be made here: %v", err)
+	}
+	if err := errors.Join(err, g.Remove()); err != nil {
+		t.Fatal(err)
+	}
+	binary := filepath.Join(t.TempDir(), "weft")
+	if out, err := exec.Command("go", "build", "-o", binary, "weft/cmd/weft").CombinedOutput(); err != nil {
+		t.Fatalf("building the server: %v\n%s", err, out)
+	}
+	doc, out, err := bench(t, options{wefts: []string{binary}, nodes: []int{1, 2}, database: "postgres", cpus: 0.5, rounds: 1, sizes: tinySizes(),
+		scenarios: []string{"idle", "scale"}})
+	if errors.Is(err, pgtest.ErrMissing) {
+		t.Skipf("needs PostgreSQL: %v", err)
+	}
+	if err != nil {
+		t.Fatalf("%v\n%s", err, out)
+	}
+	if len(doc.Targets) != 2 || len(doc.Rows) != 8 || len(doc.Ratios) != 4 {
+		t.Fatalf("%d targets, %d rows, %d ratios\n%s", len(doc.Targets), len(doc.Rows), len(doc.Ratios), out)
+	}
+	for _, r := range doc.Rows {
+		if r.Errors > 0 || r.Operation != "idle" && r.Count < tinySizes().ScaleRequests {
+			t.Errorf("%s %s: %d, %d errors: %v", r.Target, r.Operation, r.Count, r.Errors, r.Failures)
+		}
+	}
+	for _, x := range doc.Targets {
+		if x.Usage == nil {
+			t.Errorf("%s had no cgroup", x.Name)
 		}
 	}
 }

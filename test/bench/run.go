@@ -28,6 +28,7 @@ type options struct {
 	memory                   setup.Bytes
 	cgroup                   string
 	gomaxprocs               int
+	nodes                    []int
 	jsonFile, tableFile      string
 	sizes                    scenario.Sizes
 	authorityFolder          string
@@ -75,14 +76,16 @@ func run(ctx context.Context, o options) (err error) {
 	}
 	o.measure(ctx, doc, scenarios, targets)
 	for _, r := range targets {
-		if r.process == nil || r.process.Cgroup == nil {
-			continue
+		for _, p := range r.processes {
+			if p.Cgroup == nil {
+				continue
+			}
+			usage, err := p.Cgroup.Usage()
+			if err != nil {
+				return err
+			}
+			doc.AddUsage(r.env.Target.Name, usage)
 		}
-		usage, err := r.process.Cgroup.Usage()
-		if err != nil {
-			return err
-		}
-		doc.SetUsage(r.env.Target.Name, usage)
 	}
 	doc.Finish(time.Now())
 	if err := o.write(doc); err != nil {

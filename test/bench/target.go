@@ -23,6 +23,7 @@ type targetSpec struct {
 	disk, db                             string
 	command                              string // started by us
 	weft, database                       string // binary, and "sqlite" or "postgres"
+	nodes                                int    // processes of weft
 }
 
 // parseTarget reads the value of --target: pairs of key=value between commas.
@@ -108,6 +109,12 @@ func (o *options) weftSpecs() ([]targetSpec, error) {
 	default:
 		return nil, fmt.Errorf("--database is sqlite, postgres or both, not %q", o.database)
 	}
+	counts := o.nodes
+	if len(counts) == 0 {
+		counts = []int{1}
+	} else if o.database != "postgres" {
+		return nil, errors.New("--nodes wants --database postgres")
+	}
 	var out []targetSpec
 	for _, value := range o.wefts {
 		name, binary, named := strings.Cut(value, "=")
@@ -115,12 +122,20 @@ func (o *options) weftSpecs() ([]targetSpec, error) {
 			binary = value
 		}
 		for _, database := range databases {
-			t := targetSpec{name: database, weft: binary, database: database}
-			if named {
-				t.name = name + "-" + database
+			for _, n := range counts {
+				if n < 1 {
+					return nil, fmt.Errorf("--nodes: %d", n)
+				}
+				t := targetSpec{name: database, weft: binary, database: database, nodes: n}
+				if len(o.nodes) > 0 {
+					t.name = fmt.Sprintf("nodes-%d", n)
+				}
+				if named {
+					t.name = name + "-" + t.name
+				}
+				t.serverName = t.name + ".test"
+				out = append(out, t)
 			}
-			t.serverName = t.name + ".test"
-			out = append(out, t)
 		}
 	}
 	return out, nil
@@ -128,9 +143,9 @@ func (o *options) weftSpecs() ([]targetSpec, error) {
 
 // running is a target with what was started for it.
 type running struct {
-	env     *scenario.Env
-	process *server.Process // nil: it ran already
-	cluster *pgtest.Cluster // nil: it has none of ours
+	env       *scenario.Env
+	processes []*server.Process // none: it ran already
+	cluster   *pgtest.Cluster   // nil: it has none of ours
 }
 
 // open starts what is to be started and makes the target ready for scenarios.
@@ -146,7 +161,13 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 	}
 	t := &scenario.Target{Name: spec.name, URL: spec.url, ServerName: spec.serverName, Client: load.NewClient(spec.url),
 		Secret: spec.secret, Admin: spec.admin, Embedded: spec.dbPID == 0 && spec.db == ""}
-	if t.Server, err = tree(spec.pid); err != nil {
+	pids := []int{spec.pid}
+	for i, p := range r.processes {
+		if i > 0 {
+			t.Further, pids = append(t.Further, load.NewClient(p.URL)), append(pids, p.PID)
+		}
+	}
+	if t.Server, err = tree(pids...); err != nil {
 		return nil, err
 	}
 	if t.Database, err = tree(spec.dbPID); err != nil {
@@ -174,35 +195,51 @@ func (r *running) start(ctx context.Context, spec *targetSpec, o *options) (err 
 	}
 	switch {
 	case spec.command != "":
-		r.process, err = server.StartCommand(ctx, spec.command, spec.name, spec.url, so)
+		err = r.add(server.StartCommand(ctx, spec.command, spec.name, spec.url, so))
 	case spec.weft != "":
 		if spec.database == "postgres" {
 			if err := r.startCluster(spec); err != nil {
 				return err
 			}
 		}
-		r.process, err = server.StartWeft(ctx, spec.weft, spec.name, spec.serverName, spec.db, so)
+		// No balancer has to notice that they stop.
+		so.Env = append(so.Env, "WEFT_SHUTDOWN_DELAY=0s")
+		for i := range spec.nodes {
+			name := spec.name
+			if i > 0 {
+				name += "-" + strconv.Itoa(i+1)
+			}
+			err = errors.Join(err, r.add(server.StartWeft(ctx, spec.weft, name, spec.serverName, spec.db, so)))
+		}
 	default:
 		return nil
 	}
 	if err != nil {
-		r.process = nil
 		return err
 	}
-	spec.url = r.process.URL
+	first := r.processes[0]
+	spec.url = first.URL
 	if spec.federation == "" {
-		spec.federation = r.process.Federation
+		spec.federation = first.Federation
 	}
 	if spec.pid == 0 {
-		spec.pid = r.process.PID
+		spec.pid = first.PID
 	}
 	if spec.admin == "" {
-		spec.admin = r.process.Admin
+		spec.admin = first.Admin
 	}
 	if spec.weft != "" && spec.db == "" {
-		spec.disk = r.process.Folder
+		spec.disk = first.Folder
 	}
 	return nil
+}
+
+// add keeps a process that was started.
+func (r *running) add(p *server.Process, err error) error {
+	if err == nil {
+		r.processes = append(r.processes, p)
+	}
+	return err
 }
 
 func (r *running) startCluster(spec *targetSpec) (err error) {
@@ -221,11 +258,11 @@ func (r *running) close(o *options) (err error) {
 		// After the server, which still talks to the synthetic ones.
 		defer func() { err = errors.Join(err, r.env.Close()) }()
 	}
-	if r.process != nil {
-		log, err := r.process.Stop()
+	for _, p := range r.processes {
+		log, err := p.Stop()
 		errs = append(errs, err)
 		if log != "" {
-			_, err := fmt.Fprintf(o.log, "%s logged:\n%s\n", r.process.Name, log)
+			_, err := fmt.Fprintf(o.log, "%s logged:\n%s\n", p.Name, log)
 			errs = append(errs, err)
 		}
 	}
@@ -235,12 +272,12 @@ func (r *running) close(o *options) (err error) {
 	return errors.Join(errs...)
 }
 
-// tree watches a process where that is possible.
-func tree(pid int) (*proc.Tree, error) {
-	if pid == 0 {
+// tree watches processes where that is possible.
+func tree(pids ...int) (*proc.Tree, error) {
+	if pids[0] == 0 {
 		return nil, nil
 	}
-	t, err := proc.NewTree(pid)
+	t, err := proc.NewTree(pids...)
 	if errors.Is(err, proc.ErrUnavailable) {
 		return nil, nil
 	}

@@ -44,6 +44,9 @@ func TestSpecs(t *testing.T) {
 		{options{commands: []string{"x=exec ./server"}, database: "sqlite"}, "!--command"},
 		{options{targets: []string{"name=x,url=http://h", "name=x,url=http://i"}, database: "sqlite"}, "!two targets"},
 		{options{wefts: []string{"./weft"}, database: "mysql"}, "!--database"},
+		{options{wefts: []string{"./weft", "old=./a"}, database: "postgres", nodes: []int{1, 4}}, "nodes-1 nodes-4 old-nodes-1 old-nodes-4"},
+		{options{wefts: []string{"./weft"}, database: "sqlite", nodes: []int{1, 4}}, "!--nodes"},
+		{options{wefts: []string{"./weft"}, database: "postgres", nodes: []int{0}}, "!--nodes"},
 		{options{database: "sqlite"}, "!nothing to measure"},
 	} {
 		specs, err := c.o.specs()

@@ -238,7 +238,7 @@ func TestCancel(t *testing.T) {
 
 func TestBusy(t *testing.T) {
 	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
-		const workers, more = 2, 5
+		const workers, more = 2, 1000 // more refusals than the outbox has room for
 		const room = workers * (1 + natsbus.QueuePerWorker)
 		free := make(chan struct{})
 		var running, most atomic.Int32

@@ -116,10 +116,12 @@ func (o *outbox) putCall(ctx context.Context, c outCall) error {
 }
 
 // tryCall queues one if there is room.
-func (o *outbox) tryCall(c outCall) {
+func (o *outbox) tryCall(c outCall) (queued bool) {
 	select {
 	case o.calls <- c:
+		return true
 	default:
+		return false
 	}
 }
 

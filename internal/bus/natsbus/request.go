@@ -217,8 +217,14 @@ func (b *Bus) serve(m *nats.Msg) {
 		}
 		return outCall{m: a}
 	}
+	// A refusal that is lost leaves its caller waiting until its deadline. Whoever is refused waits for it, so there are not many.
+	refuse := func(status string) {
+		if c := reply(status, nil); !b.out.tryCall(c) {
+			go func() { _ = b.out.putCall(context.Background(), c) }() // it ends with the outbox
+		}
+	}
 	if h == nil {
-		b.out.tryCall(reply(statusNoNode, nil))
+		refuse(statusNoNode)
 		return
 	}
 	left := DefaultTimeout
@@ -227,7 +233,7 @@ func (b *Bus) serve(m *nats.Msg) {
 	}
 	h.accept(m.Reply, m.Data, left, func(status string, data []byte) {
 		if status == statusBusy { // from this goroutine
-			b.out.tryCall(reply(status, nil))
+			refuse(status)
 			return
 		}
 		status, data = b.bounded(status, data)

@@ -13,29 +13,34 @@ import (
 	"unsafe"
 )
 
-// Tree is a process and its descendants.
-type Tree struct{ pid int }
+// Tree is a process and its descendants, or several such processes together.
+type Tree struct{ pids []int }
 
-// NewTree names the tree below a process.
-func NewTree(pid int) (*Tree, error) {
-	if _, err := os.Stat(file(pid, "stat")); err != nil {
-		return nil, fmt.Errorf("process %d: %w", pid, err)
+// NewTree names the trees below processes none of which descends from another.
+func NewTree(pids ...int) (*Tree, error) {
+	for _, pid := range pids {
+		if _, err := os.Stat(file(pid, "stat")); err != nil {
+			return nil, fmt.Errorf("process %d: %w", pid, err)
+		}
 	}
-	return &Tree{pid: pid}, nil
+	return &Tree{pids: pids}, nil
 }
 
 func file(pid int, name string) string { return filepath.Join("/proc", strconv.Itoa(pid), name) }
 
 // list reads the tree's processes, parents first.
 func (t *Tree) list() ([]stat, error) {
-	root, ok, err := readStat(t.pid)
-	if err != nil {
-		return nil, err
+	var tree []stat
+	for _, pid := range t.pids {
+		root, ok, err := readStat(pid)
+		if err != nil {
+			return nil, err
+		}
+		if !ok {
+			return nil, fmt.Errorf("process %d ended: %w", pid, ErrUnavailable)
+		}
+		tree = append(tree, root)
 	}
-	if !ok {
-		return nil, fmt.Errorf("process %d ended: %w", t.pid, ErrUnavailable)
-	}
-	tree := []stat{root}
 	for i := 0; i < len(tree); i++ {
 		pids, err := children(tree[i].pid)
 		if errors.Is(err, fs.ErrNotExist) {
@@ -124,7 +129,11 @@ func (t *Tree) search() ([]stat, error) {
 			all = append(all, s)
 		}
 	}
-	return descendants(all, t.pid), nil
+	var tree []stat
+	for _, pid := range t.pids {
+		tree = append(tree, descendants(all, pid)...)
+	}
+	return tree, nil
 }
 
 func readNames(dir string) (names []string, err error) {

@@ -8,7 +8,7 @@ import "time"
 type Tree struct{}
 
 // NewTree says that nothing is to be seen.
-func NewTree(int) (*Tree, error) { return nil, ErrUnavailable }
+func NewTree(...int) (*Tree, error) { return nil, ErrUnavailable }
 
 // CPU says that nothing is to be seen.
 func (*Tree) CPU() (time.Duration, error) { return 0, ErrUnavailable }

@@ -39,7 +39,7 @@ type Target struct {
 	Usage *Usage `json:"cgroup,omitempty"`
 }
 
-// Usage is what a cgroup went through.
+// Usage is what the cgroups of a target went through: the highest peak of them, the sums of the others.
 type Usage struct {
 	PeakBytes        int64   `json:"peak_bytes"`
 	Kills            int64   `json:"kills"`
@@ -103,12 +103,18 @@ func processor() string {
 // AddTarget adds a server, in the order of the table.
 func (d *Document) AddTarget(name string) { d.Targets = append(d.Targets, &Target{Name: name}) }
 
-// SetUsage adds what a target's cgroup went through.
-func (d *Document) SetUsage(target string, u proc.Usage) {
+// AddUsage adds what a target's cgroup went through, or each of its cgroups.
+func (d *Document) AddUsage(target string, u proc.Usage) {
 	for _, t := range d.Targets {
-		if t.Name == target {
-			t.Usage = &Usage{PeakBytes: u.PeakMemory, Kills: u.Kills, ThrottledSeconds: u.Throttled.Seconds()}
+		if t.Name != target {
+			continue
 		}
+		if t.Usage == nil {
+			t.Usage = &Usage{}
+		}
+		t.Usage.PeakBytes = max(t.Usage.PeakBytes, u.PeakMemory)
+		t.Usage.Kills += u.Kills
+		t.Usage.ThrottledSeconds += u.Throttled.Seconds()
 	}
 }
 

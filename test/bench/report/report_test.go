@@ -37,7 +37,7 @@ func document() *Document {
 	far.Fail(&load.StatusError{Method: "GET", Path: "/x", Status: 500})
 	d.Add("b", far)
 	d.Rows[0].all[1].DiskBytes, d.Rows[0].all[1].Stored = 70000, 100
-	d.SetUsage("b", proc.Usage{PeakMemory: 512 << 20, Throttled: 1500 * time.Millisecond})
+	d.AddUsage("b", proc.Usage{PeakMemory: 512 << 20, Throttled: 1500 * time.Millisecond})
 	d.Skip("a", "remote", "no server name")
 	d.Finish(time.Date(2026, 1, 2, 3, 4, 15, 0, time.UTC))
 	return d

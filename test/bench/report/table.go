@@ -82,7 +82,9 @@ func (d *Document) tables() [][][]string {
 func (d *Document) notes() []string {
 	var out []string
 	for _, t := range d.Targets {
-		if u := t.Usage; u != nil {
+		if u := t.Usage; u != nil && u.PeakBytes == 0 { // memory is accounted for where it is limited
+			out = append(out, fmt.Sprintf("%s: %.1f s throttled", t.Name, u.ThrottledSeconds))
+		} else if u != nil {
 			out = append(out, fmt.Sprintf("%s: at most %s MB in its cgroup (files of the page cache included), %d processes killed for want of memory, %.1f s throttled",
 				t.Name, megabytes(&u.PeakBytes), u.Kills, u.ThrottledSeconds))
 		}

@@ -149,7 +149,7 @@ func TestPeersTakeTurns(t *testing.T) {
 
 func TestSelect(t *testing.T) {
 	all, err := Select(nil)
-	if err != nil || len(all) != len(Table())-1 {
+	if err != nil || len(all) != len(Table())-2 {
 		t.Fatalf("%d, %v", len(all), err)
 	}
 	if many, err := Select([]string{"remote-join-many"}); err != nil || len(many) != 1 {

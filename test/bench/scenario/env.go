@@ -21,6 +21,9 @@ type Target struct {
 	Name   string
 	URL    string
 	Client *load.Client
+	// Further are the other processes of a server of several. Users take turns in which one they talk to, and stay with it, as
+	// behind a balancer that looks at connections.
+	Further []*load.Client
 	// ServerName is the homeserver's name in user IDs; empty: not told.
 	ServerName string
 	// Secret is the registration secret; empty: registration is open.
@@ -35,6 +38,19 @@ type Target struct {
 	Disk func(ctx context.Context) (int64, error)
 	// Admin is the base URL of Go's profiles; empty: there is none.
 	Admin string
+}
+
+// clients are those of all processes of the server.
+func (t *Target) clients() []*load.Client {
+	return append([]*load.Client{t.Client}, t.Further...)
+}
+
+// shed counts the requests that the server refused so far.
+func (t *Target) shed() (n int64) {
+	for _, c := range t.clients() {
+		n += c.Shed()
+	}
+	return n
 }
 
 // Federation is how a target and synthetic servers reach each other.
@@ -62,7 +78,8 @@ type Sizes struct {
 	OverloadRequests                       int
 	RemoteMembers, RemoteMany              int
 	RemoteEvents, RemoteMessages           int
-	Idle                                   time.Duration
+	ScaleRooms, ScaleUsers, ScaleRequests  int
+	Idle, ScaleTime                        time.Duration
 }
 
 // DefaultSizes make a run of a few minutes.
@@ -73,7 +90,8 @@ func DefaultSizes() Sizes {
 		CreateRooms: 400, JoinRooms: 30, JoinUsers: 20,
 		FanoutUsers: 200, FanoutMessages: 20, HistoryMessages: 4000, HistoryReaders: 4,
 		KeyUsers: 20, MediaFiles: 60, MediaBytes: 256 << 10, OverloadRequests: 3000,
-		RemoteMembers: 10_000, RemoteMany: 100_000, RemoteEvents: 2000, RemoteMessages: 500, Idle: 10 * time.Second,
+		RemoteMembers: 10_000, RemoteMany: 100_000, RemoteEvents: 2000, RemoteMessages: 500,
+		ScaleRooms: 40, ScaleUsers: 40, ScaleRequests: 320, Idle: 10 * time.Second, ScaleTime: 10 * time.Second,
 	}
 }
 
@@ -114,7 +132,9 @@ func NewEnv(t *Target, s Sizes, run string, log io.Writer) *Env {
 
 // Close ends what scenarios started.
 func (e *Env) Close() error {
-	e.Target.Client.Close()
+	for _, c := range e.Target.clients() {
+		c.Close()
+	}
 	var errs []error
 	for _, s := range e.remotes {
 		errs = append(errs, s.Close())
@@ -139,8 +159,9 @@ const registrations = 4
 // fresh makes users who never did anything.
 func (e *Env) fresh(ctx context.Context, n int) ([]*load.User, error) {
 	users := make([]*load.User, n)
+	clients := e.Target.clients()
 	err := parallel(ctx, registrations, n, func(ctx context.Context, _, i int) (err error) {
-		users[i], err = e.Target.Client.Register(ctx, "b"+e.run+"u"+strconv.FormatInt(e.count.Add(1), 10), e.Target.Secret)
+		users[i], err = clients[i%len(clients)].Register(ctx, "b"+e.run+"u"+strconv.FormatInt(e.count.Add(1), 10), e.Target.Secret)
 		return err
 	})
 	return users, err

@@ -110,7 +110,7 @@ func (m *Meter) start(ctx context.Context) {
 			m.Fail(fmt.Errorf("peak of memory: %w", err))
 		}
 	}
-	m.shed = m.env.Target.Client.Shed()
+	m.shed = m.env.Target.shed()
 	m.began, m.cpu = time.Now(), m.readCPU()
 }
 
@@ -122,7 +122,7 @@ func (m *Meter) stop(ctx context.Context) {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.row.Wall += wall
-	m.row.Shed += m.env.Target.Client.Shed() - m.shed
+	m.row.Shed += m.env.Target.shed() - m.shed
 	for i, sum := range []*time.Duration{&m.row.ServerCPU, &m.row.DatabaseCPU} {
 		if now[i] < 0 || m.cpu[i] < 0 {
 			*sum = -1
@@ -215,10 +215,11 @@ func (e *Env) settle(ctx context.Context, most time.Duration) {
 		return
 	}
 	deadline := time.Now().Add(most)
+	share := settleShare * float64(len(e.Target.clients()))
 	for last := e.allCPU(); time.Now().Before(deadline) && ctx.Err() == nil; {
 		pause(ctx, settleStep)
 		now := e.allCPU()
-		if now-last < time.Duration(settleShare*float64(settleStep)) {
+		if now-last < time.Duration(share*float64(settleStep)) {
 			return
 		}
 		last = now

@@ -51,6 +51,7 @@ func Table() []Scenario {
 		{Name: "join-large", Doc: "joining and leaving a room of many members that other servers are in; an operation is a change",
 			Federation: true, Lacks: lacksFederation, Run: joinLarge},
 		{Name: "outflow", Doc: "messages to a room that other servers are in, until they have them", Federation: true, Lacks: lacksFederation, Run: outflow},
+		{Name: "scale", Doc: "messages and /sync as fast as the server can, for a time each (only when it is named; see --nodes)", Optional: true, Run: scale},
 		{Name: "overload", Doc: "more requests at a time than a server can work on", Run: overload},
 		{Name: "idle-after", Doc: "the same server when the load is over",
 			Run: func(ctx context.Context, e *Env) error { return idle(ctx, e, "idle-after") }},
