@@ -144,8 +144,11 @@ func (c *Cluster) await(output *strings.Builder) (err error) {
 	}
 }
 
-// URL names the cluster's database with further connection parameters.
+// URL names the cluster's database with further connection parameters, if there are any.
 func (c *Cluster) URL(params url.Values) string {
+	if params == nil {
+		params = url.Values{}
+	}
 	params.Set("host", c.Dir)
 	params.Set("sslmode", "disable")
 	u := url.URL{Scheme: "postgres", User: url.User("weft"), Path: "/postgres", RawQuery: params.Encode()}
