@@ -19,7 +19,7 @@ const (
 	chaosPerRoom = 5
 	chaosEvery   = 5 * time.Second        // a new fault
 	chaosAtOnce  = 2                      // nodes with a fault, at most
-	chaosPace    = 250 * time.Millisecond // between two operations of a client
+	chaosPace    = 500 * time.Millisecond // between two operations of a client
 )
 
 // fault is what happens to one node. It returns when the node is whole again, with what went wrong about it.

@@ -27,7 +27,7 @@ func TestDatabaseDiskFull(t *testing.T) {
 			t.Error(err)
 		}
 	})
-	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=192m,mode=755"); err != nil {
+	if err := syscall.Mount("tmpfs", root, "tmpfs", 0, "size=192m,mode=1777"); err != nil {
 		t.Skipf("no small file system: %v", err)
 	}
 	t.Cleanup(func() { must(t, syscall.Unmount(root, syscall.MNT_DETACH)) })
