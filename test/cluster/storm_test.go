@@ -288,17 +288,21 @@ func TestOlderProgramMeetsNewerSchema(t *testing.T) {
 	c.start()
 	w := newWorkload(t, c.nodes, 1, 2)
 	db := sqldbtest.Open(t, c.database)
-	_, err := db.Exec(t.Context(), `INSERT INTO goose_roomserver (version_id, is_applied) VALUES (9999, TRUE)`)
-	must(t, err)
-	old := c.add()
-	under(t, c, w, func(context.Context) {
-		old.launch()
-		<-old.exited
+	under(t, c, w, func(ctx context.Context) {
+		for _, component := range []string{"eventstore", "cluster", "syncapi"} {
+			_, err := db.Exec(ctx, `INSERT INTO goose_`+component+` (version_id, is_applied) VALUES (9999, TRUE)`)
+			must(t, err)
+			old := c.add()
+			old.launch()
+			<-old.exited
+			if out := old.log.String(); old.result == nil || !strings.Contains(out, "used by a newer program") || !strings.Contains(out, component) {
+				t.Errorf("an older program: %v\n%s", old.result, out)
+			}
+			_, err = db.Exec(ctx, `DELETE FROM goose_`+component+` WHERE version_id = 9999`)
+			must(t, err)
+		}
 		w.sent(20)
 	})
-	if old.result == nil || !strings.Contains(old.log.String(), "used by a newer program") {
-		t.Errorf("an older program: %v\n%s", old.result, old.log.String())
-	}
 	if n := c.live(); n != 2 {
 		t.Errorf("%d nodes live", n)
 	}
