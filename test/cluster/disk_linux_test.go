@@ -34,7 +34,7 @@ func TestDatabaseDiskFull(t *testing.T) {
 	pg := ownPostgres(t, pgtest.Options{Durable: true, Root: root})
 	ballast := filepath.Join(root, "ballast")
 	newStorm(t, newStormy(t, 3, pg.URL(nil)), func(s *storm) {
-		s.see("the database's disk full for 15 s", 0, func() {
+		s.see("the database's disk full for 15 s", 15*time.Second+recovery, func() {
 			must(t, fill(ballast))
 			full := time.NewTimer(15 * time.Second)
 			<-full.C

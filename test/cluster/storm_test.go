@@ -105,11 +105,15 @@ func (n *node) says(what string) {
 // ownedNothing is what a node logs that could not write heartbeats for too long.
 const ownedNothing = "this node owned nothing for a while"
 
+// recovery is the longest that a request may take when one process of several fails in whatever way, and how much longer than a
+// fault that all feel.
+const recovery = 15 * time.Second
+
 func TestFrozenForAMinute(t *testing.T) {
 	long(t)
 	newStorm(t, newCluster(t, 3), func(s *storm) {
 		n := s.c.nodes[0]
-		s.see("a node frozen for 60 s", 15*time.Second, func() {
+		s.see("a node frozen for 60 s", recovery, func() {
 			n.signal(syscall.SIGSTOP)
 			last(time.Minute)
 			n.signal(syscall.SIGCONT)
@@ -123,13 +127,13 @@ func TestCutBetweenNodes(t *testing.T) {
 	long(t)
 	newStorm(t, newStormy(t, 3, ""), func(s *storm) {
 		n := s.c.nodes[0]
-		s.see("a node cut from the others for 20 s", 0, func() {
+		s.see("a node cut from the others for 20 s", recovery, func() {
 			s.c.cutOff(n, true)
 			last(20 * time.Second)
 		})
 		s.c.cutOff(n, false)
 		s.w.sent(100)
-		s.see("all nodes cut from each other for 20 s", 0, func() {
+		s.see("all nodes cut from each other for 20 s", recovery, func() {
 			for _, n := range s.c.nodes {
 				s.c.cutOff(n, true)
 			}
@@ -145,7 +149,7 @@ func TestCutFromTheDatabase(t *testing.T) {
 	long(t)
 	newStorm(t, newStormy(t, 3, ""), func(s *storm) {
 		n := s.c.nodes[0]
-		s.see("a node cut from the database for 20 s", 0, func() {
+		s.see("a node cut from the database for 20 s", recovery, func() {
 			n.database.setCut(true)
 			last(20 * time.Second)
 		})
@@ -153,7 +157,7 @@ func TestCutFromTheDatabase(t *testing.T) {
 		n.says(ownedNothing)
 		s.b.awaitUp(t, n)
 		s.w.sent(100)
-		s.see("a node's connections to the database refused for 10 s", 0, func() {
+		s.see("a node's connections to the database refused for 10 s", recovery, func() {
 			n.database.setPulled(true)
 			last(10 * time.Second)
 			n.database.setPulled(false)
@@ -169,7 +173,7 @@ func TestClockSkew(t *testing.T) {
 		c.nodes[i].env = []string{"WEFT_TEST_SKEW=" + skew}
 	}
 	newStorm(t, c, func(s *storm) {
-		s.see("clocks 2 min apart", 0, func() { s.w.sent(1000) })
+		s.see("clocks two minutes apart", recovery, func() { s.w.sent(1000) })
 		s.see("one of them killed", killLimit, func() {
 			c.nodes[0].kill()
 			s.w.sent(200)
@@ -204,12 +208,12 @@ func TestSlowNode(t *testing.T) {
 	long(t)
 	newStorm(t, newStormy(t, 3, ""), func(s *storm) {
 		n := s.c.nodes[0]
-		s.see("a node with a fifth of its time for 20 s", 0, func() {
+		s.see("a node with a fifth of its time for 20 s", recovery, func() {
 			stop := n.throttle()
 			last(20 * time.Second)
 			stop()
 		})
-		s.see("a node 100 ms from the database for 20 s", 0, func() {
+		s.see("a node 100 ms from the database for 20 s", recovery, func() {
 			n.database.setDelay(50 * time.Millisecond)
 			last(20 * time.Second)
 			n.database.setDelay(0)
@@ -223,7 +227,7 @@ func TestDatabaseRestarted(t *testing.T) {
 	c := newStormy(t, 3, pg.URL(nil))
 	newStorm(t, c, func(s *storm) {
 		for _, pause := range []time.Duration{0, 10 * time.Second} {
-			s.see(fmt.Sprintf("the database crashed and was away for %s", pause), 0, func() {
+			s.see(fmt.Sprintf("the database crashed and was away for %s", pause), pause+recovery, func() {
 				must(t, pg.Restart(pause))
 				last(pause)
 				s.w.sent(200)
@@ -251,14 +255,14 @@ func ownPostgres(t *testing.T, o pgtest.Options) *pgtest.Cluster {
 func TestBusLostAndBack(t *testing.T) {
 	long(t)
 	newStorm(t, newStormy(t, 3, ""), func(s *storm) {
-		s.see("all connections between nodes reset", 0, func() {
+		s.see("all connections between nodes reset", recovery, func() {
 			for _, n := range s.c.nodes {
 				n.bus.reset()
 				n.http.reset()
 			}
 			s.w.sent(200)
 		})
-		s.see("no connections between nodes for 15 s", 0, func() {
+		s.see("no connections between nodes for 15 s", recovery, func() {
 			for _, n := range s.c.nodes {
 				n.bus.setPulled(true)
 				n.http.setPulled(true)
@@ -277,7 +281,7 @@ func TestAllAtOnceOnAnEmptyDatabase(t *testing.T) {
 	c := newCluster(t, 6)
 	newStorm(t, c, func(s *storm) {
 		until(t, time.Minute, "all nodes to live", func() bool { return c.live() == len(c.nodes) })
-		s.see("six nodes started at once", 0, func() { s.w.sent(500) })
+		s.see("six nodes started at once", recovery, func() { s.w.sent(500) })
 	})
 }
 
@@ -315,7 +319,7 @@ func TestBusDropsAThird(t *testing.T) {
 		n.inner, n.env = true, []string{"WEFT_TEST_DROP=0.33"}
 	}
 	newStorm(t, c, func(s *storm) {
-		s.see("a third of the bus messages dropped", 0, func() { s.w.sent(1000) })
+		s.see("a third of the bus messages dropped", recovery, func() { s.w.sent(1000) })
 	})
 }
 
@@ -327,10 +331,10 @@ func TestComponentsApart(t *testing.T) {
 		c.add("--components", component).name = fmt.Sprintf("n%d %s", len(c.nodes), component)
 	}
 	newStorm(t, c, func(s *storm) {
-		s.see("one process for each component", 0, func() { s.w.sent(300) })
+		s.see("one process for each component", recovery, func() { s.w.sent(300) })
 		for _, i := range []int{0, 2, 4, 5} {
 			n := c.nodes[i]
-			s.see(n.name+" killed", 0, func() {
+			s.see(n.name+" killed", recovery, func() {
 				n.kill()
 				n.start()
 				s.w.sent(100)
