@@ -173,26 +173,38 @@ func (p *proxy) carry(c net.Conn) {
 	both.Wait()
 }
 
-// copy carries bytes one way; the end of a connection takes the same way.
+// piece is what was read at once, or how reading ended.
+type piece struct {
+	data []byte
+	due  time.Time // when it is to come out
+	err  error
+}
+
+// copy carries bytes one way; the end of a connection takes the same way. What is read meanwhile does not wait for what is on its way.
 func (p *proxy) copy(to, source net.Conn, from *node) {
-	buf := make([]byte, 64<<10)
+	way, stop := make(chan piece, 64), make(chan struct{})
+	p.work.Go(func() { p.read(source, way, stop) })
+	defer close(stop)
 	for {
-		n, err := source.Read(buf)
-		if !p.pass(from) {
+		var next piece
+		select {
+		case next = <-way:
+		case <-p.done:
 			return
 		}
-		p.mu.Lock()
-		delay := p.delay
-		p.mu.Unlock()
-		if delay > 0 {
+		if left := time.Until(next.due); left > 0 {
 			select {
-			case <-time.After(delay):
+			case <-time.After(left):
 			case <-p.done:
 				return
 			}
 		}
-		if n > 0 {
-			if _, errWrite := to.Write(buf[:n]); errWrite != nil {
+		if !p.pass(from) {
+			return
+		}
+		err := next.err
+		if len(next.data) > 0 {
+			if _, errWrite := to.Write(next.data); errWrite != nil {
 				err = errWrite
 			}
 		}
@@ -203,6 +215,25 @@ func (p *proxy) copy(to, source net.Conn, from *node) {
 		case err != nil:
 			hangUp(to)
 			hangUp(source)
+			return
+		}
+	}
+}
+
+// read reads a connection to its end, or until nobody takes what it reads.
+func (p *proxy) read(source net.Conn, way chan<- piece, stop <-chan struct{}) {
+	for {
+		buf := make([]byte, 16<<10)
+		n, err := source.Read(buf)
+		p.mu.Lock()
+		due := time.Now().Add(p.delay)
+		p.mu.Unlock()
+		select {
+		case way <- piece{buf[:n], due, err}:
+		case <-stop:
+			return
+		}
+		if err != nil {
 			return
 		}
 	}
