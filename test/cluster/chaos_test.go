@@ -110,24 +110,31 @@ func makeFaults(t *testing.T, c *cluster, random *rand.Rand, during time.Duratio
 	ill := map[*node]bool{}
 	var healing sync.WaitGroup
 	defer healing.Wait()
+	var round []int // the kinds in a random order, so that a short run has all
 	for began := time.Now(); ; {
 		select {
 		case <-tick.C:
 		case <-end:
 			return made
 		}
-		// All is drawn each time, so that the same seed gives the same faults however fast nodes heal.
-		n, kind := c.nodes[random.IntN(len(c.nodes))], kinds[random.IntN(len(kinds))]
-		lasts := time.Second + time.Duration(random.Int64N(int64(7*time.Second)))
-		mu.Lock()
-		free := !ill[n] && len(ill) < chaosAtOnce
-		if free {
-			ill[n] = true
+		if len(round) == 0 {
+			round = random.Perm(len(kinds))
 		}
-		mu.Unlock()
-		if !free {
+		kind, first := kinds[round[0]], random.IntN(len(c.nodes))
+		lasts := time.Second + time.Duration(random.Int64N(int64(7*time.Second)))
+		n := pick(c, first, func(n *node) bool {
+			mu.Lock()
+			defer mu.Unlock()
+			free := !ill[n] && len(ill) < chaosAtOnce
+			if free {
+				ill[n] = true
+			}
+			return free
+		})
+		if n == nil {
 			continue
 		}
+		round = round[1:]
 		made[kind.name]++
 		t.Logf("%5.1f s: %s %s (%s)", time.Since(began).Seconds(), n.name, kind.name, short(lasts))
 		healing.Go(func() {
@@ -139,6 +146,16 @@ func makeFaults(t *testing.T, c *cluster, random *rand.Rand, during time.Duratio
 			delete(ill, n)
 		})
 	}
+}
+
+// pick gives the first node from one on that is taken; nil: none.
+func pick(c *cluster, first int, take func(n *node) bool) *node {
+	for i := range c.nodes {
+		if n := c.nodes[(first+i)%len(c.nodes)]; take(n) {
+			return n
+		}
+	}
+	return nil
 }
 
 // summary tells what was done and what clients saw, as docs/reliability.md has it.
