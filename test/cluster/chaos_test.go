@@ -20,6 +20,7 @@ const (
 	chaosEvery   = 5 * time.Second        // a new fault
 	chaosAtOnce  = 2                      // nodes with a fault, at most
 	chaosPace    = 500 * time.Millisecond // between two operations of a client
+	chaosLoud    = 6 * time.Second        // what a request may take without being named
 )
 
 // fault is what happens to one node. It returns when the node is whole again, with what went wrong about it.
@@ -82,7 +83,7 @@ func TestChaos(t *testing.T) {
 	b := newBalancer(t, c.nodes)
 	w := newWorkload(t, []*node{b.front}, chaosRooms, chaosPerRoom)
 	w.mixed()
-	w.pace = chaosPace
+	w.pace, w.c.loud = chaosPace, chaosLoud
 	w.figures()
 	var summary string
 	under(t, c, w, func(context.Context) {

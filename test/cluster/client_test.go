@@ -27,6 +27,8 @@ type client struct {
 	nodes []*node
 	http  *http.Client
 
+	loud time.Duration // requests that take longer are logged; 0: none
+
 	requests, repeated atomic.Int64
 	mu                 sync.Mutex
 	worst              time.Duration // the longest time that a request took with all its repetitions, without the wait of /sync
@@ -59,6 +61,9 @@ func (c *client) end(number int64, token string, wait time.Duration, what string
 	took := max(0, time.Since(c.under[number])-wait)
 	if took > c.worst {
 		c.worst, c.what = took, what
+	}
+	if c.loud > 0 && took > c.loud {
+		c.t.Logf("%s for %s", short(took), what)
 	}
 	delete(c.under, number)
 	c.mine[token] = max(c.mine[token], took)
