@@ -4,11 +4,13 @@ GO      ?= go
 WEFT    := ./cmd/weft
 FUZZTIME ?= 30s
 NODES   ?= 3
+CHAOS   ?= 10m
+SEED    ?= 0
 # The public certificate authorities that the image gets.
 CA_BUNDLE ?= /etc/ssl/certs/ca-certificates.crt
 export CGO_ENABLED ?= 0
 
-.PHONY: help build test race check fuzz bench storage bench-server profile docs image conformance-image conformance-nodes-image clean bench-scale
+.PHONY: help build test test-cluster chaos race check fuzz bench storage bench-server bench-scale profile docs image conformance-image conformance-nodes-image clean
 
 help:
 	@grep -E '^[a-z-]+:.*## ' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 22
@@ -18,6 +20,13 @@ build: ## the static binary ./weft
 
 test: ## all tests; what needs PostgreSQL is skipped where it is not installed
 	@GO="$(GO)" sh test/run.sh
+
+# What go test says itself is enough; each test reports what clients saw as rows of a table.
+test-cluster: ## several processes in all kinds of bad weather, half an hour (docs/reliability.md; RUN=TestClockSkew narrows it)
+	$(GO) test ./test/cluster -count=1 -timeout 40m -weather -v -run '$(RUN)'
+
+chaos: ## five processes with random faults for CHAOS=10m (docs/reliability.md; SEED=1 repeats one)
+	$(GO) test ./test/cluster -count=1 -timeout 3h -v -run TestChaos -chaos $(CHAOS) -chaos-seed $(SEED)
 
 race: ## all tests, with the race detector (needs gcc) where it has something to see
 	@RACE=1 $(MAKE) test

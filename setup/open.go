@@ -157,12 +157,13 @@ func (s *Server) handler(stopping <-chan struct{}) (http.Handler, error) {
 		return nil, fmt.Errorf("trusted_proxies: %w", err)
 	}
 	return httpapi.NewHandler(httpapi.Config{
+		Now: time.Now, // sets deadlines of connections, which the machine's own clock ends
 		Log: s.part("http"), Auth: s.parts.accounts,
 		VerifyServer: func(r *http.Request, body []byte) (id.Server, error) {
 			return s.ring.VerifyRequest(r, body, id.Server(s.cfg.ServerName))
 		},
 		Limits: s.cfg.limits(), MaxRunning: int64(s.cfg.MaxRequests), Stopping: stopping,
-		TrustedProxies: proxies, Metrics: s.reg, Now: s.opts.Now,
+		TrustedProxies: proxies, Metrics: s.reg,
 	}, s.parts.routes...), nil
 }
 

@@ -44,6 +44,9 @@ type RunOptions struct {
 	// Dial replaces the dialer towards other servers, so that tests can lead
 	// names to servers of their own.
 	Dial func(ctx context.Context, network, address string) (net.Conn, error)
+	// DropBus is nil, or loses the messages of other processes for which it returns true, so that tests can see
+	// that messages may be lost.
+	DropBus func(topic string) bool
 }
 
 // Server is a running server.

@@ -1,6 +1,7 @@
 package setup
 
 import (
+	"cmp"
 	"context"
 	"crypto/rand"
 	"errors"
@@ -117,7 +118,11 @@ func (s *Server) meet(ctx context.Context) error {
 	if err := far.Register(s.reg); err != nil {
 		return err
 	}
-	return s.cluster.SetAddress(ctx, far.Addr(), s.handover.Load().address)
+	address := far.Addr()
+	if address != "" { // not with an external NATS
+		address = cmp.Or(s.cfg.Cluster.Advertise, address)
+	}
+	return s.cluster.SetAddress(ctx, address, s.handover.Load().address)
 }
 
 func (s *Server) startBus(ctx context.Context, self string, peers []string, identity []byte) (*natsbus.Bus, error) {
@@ -131,7 +136,7 @@ func (s *Server) startBus(ctx context.Context, self string, peers []string, iden
 	}
 	far, err := natsbus.Start(ctx, natsbus.Config{
 		Local: s.bus.Local, Cluster: string(name), Node: self, URL: s.cfg.Cluster.NATS, Listen: listen, Advertise: s.cfg.Cluster.Advertise,
-		Peers: peers, Identity: identity, Log: s.part("bus"),
+		Peers: peers, Identity: identity, Log: s.part("bus"), Drop: s.opts.DropBus,
 	})
 	if err != nil {
 		return nil, fmt.Errorf("cluster bus: %w", err)

@@ -10,6 +10,7 @@
 //     goes through the database (Spill)
 //   - an *merr.Error stays what it is, others keep their text
 //   - a process that is gone, busy or leaving did not run the call: the next one is asked, until Patience is over.
+//     So is one that lives by the database's word and does not answer to three pings: it gets no calls until it does.
 //     One that died in the middle may have run it: that is repeated elsewhere only where the call says that twice is once
 //
 // Fields and arguments that the other side does not know are ignored and missing ones are zero, so that two versions

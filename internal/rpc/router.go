@@ -23,6 +23,7 @@ const (
 
 	maxCall    = 10 * time.Minute // of a call whose context has no deadline
 	watchEvery = time.Second      // a call that takes longer is looked after: does the other process live?
+	silentFor  = 3                // pings that are not answered in a row: then a process counts as one that cannot be reached
 	retryEvery = 250 * time.Millisecond
 	workers    = 64 // calls of one method that run at once, in the called process
 	pingName   = "rpc.ping"
@@ -56,11 +57,13 @@ type Router struct {
 
 	mu  sync.RWMutex
 	bus Bus
+	// silent are processes that live, as the database says, and do not answer: the way to them is cut. They are not asked.
+	silent map[string]bool
 }
 
 // NewRouter makes a Router that serves nothing yet, and knows no other process.
 func NewRouter(nodes Nodes, spill *Spill, log logrus.FieldLogger) *Router {
-	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method)}
+	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method), silent: make(map[string]bool)}
 }
 
 // Add makes methods those of a service of this process, "component.Interface".
@@ -194,9 +197,11 @@ func (r *Router) others(component, key string) []string {
 		key = r.nodes.Self().ID // so that calls without a key spread over those who can answer
 	}
 	self := r.nodes.Self().ID
+	r.mu.RLock()
+	defer r.mu.RUnlock()
 	var ids []string
 	for _, n := range r.nodes.Ranked(component, key) {
-		if n.ID != self {
+		if n.ID != self && !r.silent[n.ID] {
 			ids = append(ids, n.ID)
 		}
 	}
@@ -235,23 +240,74 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 	return nil, fmt.Errorf("%w (%w)", unavailable("the process that had the request ended; it is not known whether the request was carried out"), err)
 }
 
-// watch ends a call whose process is not there any more: at once where the bus says that nobody is there, and when the
-// others declare it dead where the bus says nothing.
+// watch ends a call whose process is not there any more: at once where the bus says that nobody is there, when the others
+// declare it dead where the bus says nothing, and when it does not answer to pings either.
 func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.CancelCauseFunc) {
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
-	for {
+	for unanswered := 0; ; {
 		select {
 		case <-tick.C:
 		case <-ctx.Done():
 			return
 		}
-		pinging, cancel := context.WithTimeout(ctx, watchEvery)
-		_, err := bus.Request(pinging, node, pingName, nil)
-		cancel()
-		if errors.Is(err, natsbus.ErrNoNode) || !slices.ContainsFunc(r.nodes.Nodes(), func(n cluster.Node) bool { return n.ID == node }) {
+		err := ping(ctx, bus, node)
+		switch {
+		case ctx.Err() != nil:
+			return
+		case errors.Is(err, natsbus.ErrNoNode) || !r.lives(node):
+			lost(errGone)
+			return
+		case err == nil || errors.Is(err, natsbus.ErrBusy):
+			unanswered = 0
+		default:
+			unanswered++
+		}
+		if unanswered == silentFor {
+			r.avoid(bus, node)
 			lost(errGone)
 			return
 		}
 	}
+}
+
+func ping(ctx context.Context, bus Bus, node string) error {
+	ctx, cancel := context.WithTimeout(ctx, watchEvery)
+	defer cancel()
+	_, err := bus.Request(ctx, node, pingName, nil)
+	return err
+}
+
+func (r *Router) lives(node string) bool {
+	return slices.ContainsFunc(r.nodes.Nodes(), func(n cluster.Node) bool { return n.ID == node })
+}
+
+// avoid makes calls go elsewhere until a process answers again, or is gone. Else each call that it owns by the database's word
+// would wait for it.
+func (r *Router) avoid(bus Bus, node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.silent[node] {
+		return
+	}
+	r.silent[node] = true
+	log := r.log.WithField("node", node)
+	log.Warn("a process lives and does not answer; until it does, what it should carry out goes elsewhere")
+	go func() {
+		tick := time.NewTicker(watchEvery)
+		defer tick.Stop()
+		for ; r.lives(node); <-tick.C {
+			err := ping(context.Background(), bus, node)
+			if err == nil || errors.Is(err, natsbus.ErrBusy) {
+				log.Info("the process answers again")
+				break
+			}
+			if errors.Is(err, natsbus.ErrClosed) {
+				break
+			}
+		}
+		r.mu.Lock()
+		defer r.mu.Unlock()
+		delete(r.silent, node)
+	}()
 }

@@ -340,6 +340,40 @@ func TestAProcessDiesWithACall(t *testing.T) {
 	})
 }
 
+// The way to a process can be cut while the database says that it lives.
+func TestAProcessLivesAndDoesNotAnswer(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld()
+		w.add("a", nil)
+		b, _ := w.add("b", nil)
+		front, _ := w.add("front", nil)
+		w.buses["a"].deaf = true
+		began := time.Now()
+		if _, _, err := (remote{caller: front, key: "k"}).Echo(t.Context(), "x", 1); merr.From(err).Status != 503 {
+			t.Errorf("a call that may have been carried out: %v", err)
+		}
+		if took := time.Since(began); took > 5*time.Second {
+			t.Errorf("it took %s", took)
+		}
+		if node := where(t, remote{caller: b, key: "k", again: true}); node != "b" {
+			t.Errorf("a call that can be repeated: %s", node)
+		}
+		began = time.Now()
+		for _, r := range []*rpc.Router{front, b} {
+			if node := where(t, remote{caller: r, key: "k"}); node != "b" || time.Since(began) > 0 {
+				t.Errorf("the next call: %s after %s", node, time.Since(began))
+			}
+		}
+		w.change(func() { w.buses["a"].deaf = false })
+		time.Sleep(3 * time.Second) // of the bubble's clock
+		for _, r := range []*rpc.Router{front, b} {
+			if node := where(t, remote{caller: r, key: "k"}); node != "a" {
+				t.Errorf("after it answers again: %s", node)
+			}
+		}
+	})
+}
+
 func TestCancelReachesTheOtherSide(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		w := newWorld()

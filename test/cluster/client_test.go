@@ -27,18 +27,22 @@ type client struct {
 	nodes []*node
 	http  *http.Client
 
+	loud time.Duration // requests that take longer are logged; 0: none
+
 	requests, repeated atomic.Int64
 	mu                 sync.Mutex
 	worst              time.Duration // the longest time that a request took with all its repetitions, without the wait of /sync
 	what               string        // which it was, and what it met
 	under              map[int64]time.Time
-	met                []string // errors of single tries, the last few
+	met                []string                 // errors of single tries, the last few
+	took               []time.Duration          // by each request since the figures began
+	mine               map[string]time.Duration // the longest of each client, by its token
 }
 
 func newClient(t testing.TB, nodes []*node) *client {
 	tr := &http.Transport{MaxIdleConnsPerHost: 200, IdleConnTimeout: time.Minute}
 	t.Cleanup(tr.CloseIdleConnections)
-	return &client{t: t, nodes: nodes, http: &http.Client{Transport: tr}, under: map[int64]time.Time{}}
+	return &client{t: t, nodes: nodes, http: &http.Client{Transport: tr}, under: map[int64]time.Time{}, mine: map[string]time.Duration{}}
 }
 
 // begin notes a request that is under way.
@@ -51,13 +55,30 @@ func (c *client) begin() (number int64) {
 }
 
 // end notes how long a request took, beyond the time that it was to sleep.
-func (c *client) end(number int64, wait time.Duration, what string) {
+func (c *client) end(number int64, token string, wait time.Duration, what string) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if took := time.Since(c.under[number]) - wait; took > c.worst {
+	took := max(0, time.Since(c.under[number])-wait)
+	if took > c.worst {
 		c.worst, c.what = took, what
 	}
+	if c.loud > 0 && took > c.loud {
+		c.t.Logf("%s for %s", short(took), what)
+	}
 	delete(c.under, number)
+	c.mine[token] = max(c.mine[token], took)
+	if wait == 0 { // how long the others sleep says nothing
+		c.took = append(c.took, took)
+	}
+}
+
+// figures tells what requests took since the last call.
+func (c *client) figures() (took []time.Duration, longest map[string]time.Duration) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	took, longest = c.took, c.mine
+	c.took, c.mine = nil, map[string]time.Duration{}
+	return took, longest
 }
 
 func (c *client) meet(err error) {
@@ -128,7 +149,7 @@ func (c *client) do(ctx context.Context, method, path, token string, body []byte
 	var last error
 	defer func() {
 		what, _, _ := strings.Cut(path, "?")
-		c.end(number, wait, fmt.Sprintf("%s %s, which met %v", method, what, last))
+		c.end(number, token, wait, fmt.Sprintf("%s %s, which met %v", method, what, last))
 	}()
 	at := rand.IntN(len(c.nodes))
 	for try := 0; time.Since(began) < requestLimit && ctx.Err() == nil; try++ {

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"io"
 	"net"
@@ -11,6 +12,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"runtime"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -24,7 +27,23 @@ const serverName = "cluster.localhost"
 // shutdownDelay is longer than the test's balancer takes to take a node out, also where the machine is slow.
 const shutdownDelay = 4 * time.Second
 
-var binary string
+// What go test is told: make test says nothing, make test-cluster -weather, make chaos -chaos.
+var (
+	weather   = flag.Bool("weather", false, "run the long tests too: all kinds of bad weather")
+	chaos     = flag.Duration("chaos", 0, "how long the chaos run makes random faults; 0: not at all")
+	chaosSeed = flag.Uint64("chaos-seed", 0, "what its faults are chosen by; 0: a new one")
+)
+
+// binary is the server, faulty the same with faults inside (test/cluster/node), which is built where it is asked for.
+var binary, faulty string
+
+// long skips a test that make test has no time for.
+func long(t *testing.T) {
+	t.Helper()
+	if !*weather {
+		t.Skip("run by make test-cluster")
+	}
+}
 
 func TestMain(m *testing.M) { os.Exit(run(m)) }
 
@@ -35,10 +54,17 @@ func run(m *testing.M) int {
 		return 1
 	}
 	defer os.RemoveAll(dir) //nolint:errcheck // a temporary folder
-	binary = filepath.Join(dir, "weft")
-	if out, err := exec.Command("go", "build", "-o", binary, "weft/cmd/weft").CombinedOutput(); err != nil {
-		fmt.Fprintf(os.Stderr, "building the server: %v\n%s", err, out)
-		return 1
+	flag.Parse()
+	binary, faulty = filepath.Join(dir, "weft"), filepath.Join(dir, "node")
+	programs := map[string]string{binary: "weft/cmd/weft"}
+	if *weather {
+		programs[faulty] = "weft/test/cluster/node"
+	}
+	for to, program := range programs {
+		if out, err := exec.Command("go", "build", "-o", to, program).CombinedOutput(); err != nil {
+			fmt.Fprintf(os.Stderr, "building the server: %v\n%s", err, out)
+			return 1
+		}
 	}
 	return m.Run()
 }
@@ -50,6 +76,12 @@ type node struct {
 	base  string
 	admin string // base URL of /health
 	args  []string
+	env   []string // beside the test's own
+	inner bool     // it is the program with faults inside
+
+	// What its connections go through, where newStormy made it: to the database, and from the others to its bus and for the
+	// requests that they hand on.
+	database, bus, http *proxy
 
 	mu     sync.Mutex
 	cmd    *exec.Cmd
@@ -94,6 +126,48 @@ func newCluster(t testing.TB, n int, args ...string) *cluster {
 		c.add(args...)
 	}
 	return c
+}
+
+// newStormy is newCluster with proxies between all: cables that can be cut. Its database is what it is given, or an empty one.
+func newStormy(t testing.TB, n int, database string) *cluster {
+	t.Helper()
+	if runtime.GOOS != "linux" {
+		t.Skip("finds out in /proc whose a connection is")
+	}
+	if database == "" {
+		database = sqldbtest.PostgresURL(t)
+	}
+	c := &cluster{t: t, database: database}
+	for range n {
+		c.addStormy()
+	}
+	return c
+}
+
+// addStormy adds a node whose connections go through proxies.
+func (c *cluster) addStormy(args ...string) *node {
+	c.t.Helper()
+	through, database := proxied(c.t, c.database)
+	bus, http := freeAddress(c.t), freeAddress(c.t)
+	toBus, toHTTP := newProxy(c.t, "tcp", bus, c.whose), newProxy(c.t, "tcp", http, c.whose)
+	n := c.add(append(args, "--database", through+"&application_name="+fmt.Sprintf("n%d", len(c.nodes)+1))...)
+	n.env = []string{"WEFT_CLUSTER_LISTEN=" + bus, "WEFT_CLUSTER_ADVERTISE=" + toBus.address(), "WEFT_CLUSTER_HTTP_LISTEN=" + http,
+		"WEFT_CLUSTER_HTTP_ADVERTISE=" + toHTTP.address()}
+	n.database, n.bus, n.http = database, toBus, toHTTP
+	return n
+}
+
+// cutOff makes the connections between a node and all others hang, or go on.
+func (c *cluster) cutOff(n *node, cut bool) {
+	for _, other := range c.nodes {
+		for _, p := range []*proxy{other.bus, other.http} {
+			if other == n {
+				p.setCut(cut)
+			} else {
+				p.setCutFrom(n, cut)
+			}
+		}
+	}
 }
 
 func (c *cluster) add(args ...string) *node {
@@ -143,9 +217,13 @@ func (n *node) start() { n.launch(); n.await() }
 func (n *node) launch() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	n.cmd = exec.Command(binary, n.args...)
+	program, args := binary, n.args
+	if n.inner {
+		program, args = faulty, joined(n.args[1:])
+	}
+	n.cmd = exec.Command(program, args...)
 	n.cmd.Stdout, n.cmd.Stderr = &n.log, &n.log
-	n.cmd.Env = append(os.Environ(), "WEFT_VERIFY=", "WEFT_SHUTDOWN_DELAY="+shutdownDelay.String())
+	n.cmd.Env = append(append(os.Environ(), "WEFT_VERIFY=", "WEFT_SHUTDOWN_DELAY="+shutdownDelay.String()), n.env...)
 	must(n.t, n.cmd.Start())
 	n.exited = make(chan struct{})
 	go func(cmd *exec.Cmd, exited chan struct{}) {
@@ -154,21 +232,60 @@ func (n *node) launch() {
 	}(n.cmd, n.exited)
 }
 
+// joined makes --name=value of --name and value.
+func joined(args []string) (out []string) {
+	for _, arg := range args {
+		if last := len(out) - 1; strings.HasPrefix(arg, "--") {
+			out = append(out, arg)
+		} else {
+			out[last] += "=" + arg
+		}
+	}
+	return out
+}
+
 func (n *node) await() {
 	n.t.Helper()
-	until(n.t, 60*time.Second, n.name+" to answer", func() bool {
+	must(n.t, n.awaitErr())
+}
+
+// startLimit is how long a node may take until it answers, on a machine that has much to do.
+const startLimit = time.Minute
+
+// awaitErr waits until a node answers.
+func (n *node) awaitErr() error {
+	limit := time.After(startLimit)
+	tick := time.NewTicker(20 * time.Millisecond)
+	defer tick.Stop()
+	for !n.answers() {
 		select {
 		case <-n.exited:
-			n.t.Fatalf("%s ended: %v\n%s", n.name, n.result, n.log.String())
-		default:
+			return fmt.Errorf("%s ended: %w\n%s", n.name, n.result, n.log.String())
+		case <-limit:
+			return fmt.Errorf("%s does not answer after %s\n%s", n.name, startLimit, n.log.String())
+		case <-tick.C:
 		}
-		res, err := http.Get(n.base + "/_matrix/client/versions")
-		if err != nil {
-			return false
-		}
-		_, err = io.Copy(io.Discard, res.Body)
-		return errors.Join(err, res.Body.Close()) == nil && res.StatusCode == http.StatusOK
-	})
+	}
+	return nil
+}
+
+func (n *node) answers() bool {
+	res, err := http.Get(n.base + "/_matrix/client/versions")
+	if err != nil {
+		return false
+	}
+	_, err = io.Copy(io.Discard, res.Body)
+	return errors.Join(err, res.Body.Close()) == nil && res.StatusCode == http.StatusOK
+}
+
+// pid is the node's process; 0 when there is none.
+func (n *node) pid() int {
+	if !n.running() {
+		return 0
+	}
+	n.mu.Lock()
+	defer n.mu.Unlock()
+	return n.cmd.Process.Pid
 }
 
 func (n *node) running() bool {

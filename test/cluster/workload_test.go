@@ -25,6 +25,9 @@ type user struct {
 	bodies   map[string][]int // sender: the numbers of their messages in the order of /sync
 	gaps     int              // answers that left events out, because the user was away while many came
 	toDevice map[string][]int // sender: the numbers of their to-device messages
+
+	state   int  // what the user's own state event says
+	inLobby bool // the user's membership of the lobby
 }
 
 // workload is a load whose every acknowledged operation is remembered.
@@ -33,23 +36,29 @@ type workload struct {
 	c     *client
 	users []*user
 	rooms []string
+	lobby string        // where users come and go in a mixed load; empty: messages only
+	pace  time.Duration // between two operations of a user; 0: one after the other
 
-	mu    sync.Mutex
-	acked map[string]map[int]string // sender: number of a message: event ID
-	told  map[string]int            // sender: to-device messages acknowledged
+	mu      sync.Mutex
+	acked   map[string]map[int]string // sender: number of a message: event ID
+	told    map[string]int            // sender: to-device messages acknowledged
+	claimed map[string]int            // one-time key: how often it was handed out
+	at      map[string]time.Time      // event ID: when it was acknowledged
+	delays  []time.Duration           // from there to each /sync that shows it
 }
 
 // newWorkload makes users and rooms: each room has so many users.
 func newWorkload(t testing.TB, nodes []*node, rooms, perRoom int) *workload {
 	t.Helper()
-	w := &workload{t: t, c: newClient(t, nodes), acked: map[string]map[int]string{}, told: map[string]int{}}
+	w := &workload{t: t, c: newClient(t, nodes), acked: map[string]map[int]string{}, told: map[string]int{}, claimed: map[string]int{},
+		at: map[string]time.Time{}}
 	ctx := context.Background()
 	for r := range rooms {
 		var room string
 		for i := range perRoom {
 			u := w.register(ctx, fmt.Sprintf("u%d-%d", r, i))
 			if i == 0 {
-				made, err := w.c.ok(ctx, "POST", "/_matrix/client/v3/createRoom", u.token, `{"preset":"public_chat"}`)
+				made, err := w.c.ok(ctx, "POST", "/_matrix/client/v3/createRoom", u.token, roomOptions)
 				must(t, err)
 				room = made.Get("room_id").Str
 				w.rooms = append(w.rooms, room)
@@ -67,6 +76,11 @@ func newWorkload(t testing.TB, nodes []*node, rooms, perRoom int) *workload {
 	}
 	return w
 }
+
+// roomOptions let every member set the state that a mixed load has.
+const roomOptions = `{"preset":"public_chat","power_level_content_override":{"events":{"` + stateType + `":0}}}`
+
+const stateType = "org.test.number"
 
 // register makes a user on some node.
 func (w *workload) register(ctx context.Context, name string) *user {
@@ -109,7 +123,7 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 		if e.Get("type").Str != "m.room.message" {
 			continue
 		}
-		u.seen[e.Get("event_id").Str]++
+		w.arrived(u, e.Get("event_id").Str)
 		sender := e.Get("sender").Str
 		u.bodies[sender] = append(u.bodies[sender], int(e.Get("content.n").Int()))
 	}
@@ -118,6 +132,18 @@ func (w *workload) sync(ctx context.Context, u *user, wait time.Duration) error 
 		u.toDevice[sender] = append(u.toDevice[sender], int(e.Get("content.n").Int()))
 	}
 	return nil
+}
+
+// arrived notes that a user's /sync shows a message.
+func (w *workload) arrived(u *user, event string) {
+	u.seen[event]++
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	if at, ok := w.at[event]; ok {
+		w.delays = append(w.delays, time.Since(at))
+	} else {
+		w.delays = append(w.delays, 0) // before its sender heard of it
+	}
 }
 
 // missed reads what a timeline left out, back to what the user has seen, as a client does.
@@ -153,7 +179,12 @@ func (w *workload) run(ctx context.Context) {
 	for i, u := range w.users {
 		next := w.users[(i+1)%len(w.users)]
 		wg.Go(func() {
+			beat := time.NewTicker(max(w.pace, time.Nanosecond))
+			defer beat.Stop()
 			for ctx.Err() == nil {
+				if w.pace > 0 {
+					<-beat.C
+				}
 				u.sent++
 				if err := w.send(context.WithoutCancel(ctx), u, next, u.sent); err != nil {
 					w.t.Errorf("message %d of %s: %v", u.sent, u.id, err)
@@ -185,7 +216,11 @@ func (w *workload) send(ctx context.Context, u, to *user, n int) error {
 		w.acked[u.id] = map[int]string{}
 	}
 	w.acked[u.id][n] = a.Get("event_id").Str
+	w.at[a.Get("event_id").Str] = time.Now()
 	w.mu.Unlock()
+	if err := w.mix(ctx, u, to, n); err != nil {
+		return err
+	}
 	if n%4 != 0 {
 		return nil
 	}
@@ -239,6 +274,7 @@ func (w *workload) check() {
 	for _, room := range w.rooms {
 		total += w.history(ctx, room)
 	}
+	w.checkMix(ctx)
 	w.t.Logf("%d messages acknowledged, %d requests, %d repeated, longest %s, %d gaps filled", total, w.c.requests.Load(), w.c.repeated.Load(), w.c.worst, gaps)
 }
 

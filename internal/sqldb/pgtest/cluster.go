@@ -1,6 +1,7 @@
 package pgtest
 
 import (
+	"cmp"
 	"context"
 	"database/sql"
 	"errors"
@@ -27,6 +28,9 @@ type Options struct {
 	// Durable keeps the server's own settings, which are safe from a power cut and what operators run. Otherwise it is set up
 	// for tests: nothing waits for the disk.
 	Durable bool
+	// Root is the folder in which the cluster's folder is made, such as one of limited size; empty: a temporary one. Its path
+	// must be short.
+	Root string
 }
 
 // Cluster is a running cluster.
@@ -46,16 +50,25 @@ func fastSettings() []string {
 		"max_parallel_workers_per_gather=0"}
 }
 
-// script makes and runs the cluster in the folder $2 with the programs in $1 and further settings, until standard input ends.
+// script makes and runs the cluster in the folder $2 with the programs in $1 and further settings, until standard input ends. For
+// each line of it the server is crashed, and started again after so many seconds.
 const script = `
 trap '' INT TERM HUP
 programs=$1 dir=$2
 shift 2
 "$programs/initdb" --no-sync --no-instructions --auth=trust --username=weft --encoding=UTF8 --locale=C \
 	--wal-segsize=1 -D "$dir/data" >"$dir/log" 2>&1 || { cat "$dir/log" >&2; rm -rf "$dir"; exit 1; }
-"$programs/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= "$@" >"$dir/log" 2>&1 </dev/null &
-server=$!
-cat >/dev/null
+run() {
+	"$programs/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= "$@" >>"$dir/log" 2>&1 </dev/null &
+	server=$!
+}
+run "$@"
+while read -r pause; do
+	kill -QUIT $server
+	wait $server
+	sleep "$pause"
+	run "$@"
+done
 kill -QUIT $server
 wait $server
 rm -rf "$dir"
@@ -72,7 +85,7 @@ func Start(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	dir, err := os.MkdirTemp(socketRoot(), "weft-pg-")
+	dir, err := os.MkdirTemp(cmp.Or(o.Root, socketRoot()), "weft-pg-")
 	if err != nil {
 		return nil, err
 	}
@@ -131,8 +144,11 @@ func (c *Cluster) await(output *strings.Builder) (err error) {
 	}
 }
 
-// URL names the cluster's database with further connection parameters.
+// URL names the cluster's database with further connection parameters, if there are any.
 func (c *Cluster) URL(params url.Values) string {
+	if params == nil {
+		params = url.Values{}
+	}
 	params.Set("host", c.Dir)
 	params.Set("sslmode", "disable")
 	u := url.URL{Scheme: "postgres", User: url.User("weft"), Path: "/postgres", RawQuery: params.Encode()}
@@ -147,6 +163,13 @@ func (c *Cluster) PID() (int, error) {
 	}
 	first, _, _ := strings.Cut(string(text), "\n")
 	return strconv.Atoi(strings.TrimSpace(first))
+}
+
+// Restart ends the server as an immediate shutdown does, without a word to its sessions and without a checkpoint, and starts it
+// again after a pause. It does not wait for that. A server that has ended by itself is started again too.
+func (c *Cluster) Restart(pause time.Duration) error {
+	_, err := fmt.Fprintln(c.hold, int(pause.Seconds()))
+	return err
 }
 
 // Close stops the cluster and removes its files.
