@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"fmt"
 	"net/url"
 	"sync"
 	"testing"
@@ -45,7 +44,7 @@ func TestNothingComesTwice(t *testing.T) {
 					return
 				}
 				if next, rooms := sync1(i+worker+2, since); rooms[room] != "" {
-					t.Error(fmt.Sprintf("%s again, from %s to %s: %s", room, since, next, rooms[room]))
+					t.Errorf("%s again, from %s to %s: %s", room, since, next, rooms[room])
 					return
 				}
 			}
