@@ -149,7 +149,7 @@ func TestImageIsWhatTheFilesExpect(t *testing.T) {
 }
 
 // cited finds commands of Weft in the files: at the start of a line, in backquotes, or by the path in the image.
-var cited = regexp.MustCompile("(?m)(?:^|`|[ ]/)weft ([a-z]+(?: [a-z]+)?)((?: \\\\\n| [^`\n\\\\]+)*)")
+var cited = regexp.MustCompile("(?m)(?:^|`|[ ]/)weft ([a-z]+(?:-[a-z]+)*(?: [a-z]+)?)((?: \\\\\n| [^`\n\\\\]+)*)")
 
 func TestCommandsExist(t *testing.T) {
 	found := 0
