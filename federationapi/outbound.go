@@ -42,7 +42,7 @@ type Limits struct {
 	// Timeout bounds one transaction (60 s).
 	Timeout time.Duration
 	// Poll is how often the stream is looked at unasked (5 s), Save how often the cursor is written (1 s), and Pace
-	// the pause between two looks (10 ms): what is said in between is read at once.
+	// the longest pause between two looks (10 ms): what is said in between is read at once.
 	Poll, Save, Pace time.Duration
 }
 
@@ -170,6 +170,10 @@ func (o *outbound) register(reg prometheus.Registerer) error {
 	return nil
 }
 
+// restFactor is how many times as long as it took to read the stream nothing is read, up to the pace: a busy server reads
+// more at a time, and one at rest sends events that follow each other within milliseconds as they come.
+const restFactor = 9
+
 // run sends until ctx ends, and leaves the shards to whoever comes next.
 func (o *outbound) run(ctx context.Context) error {
 	o.serve(ctx)
@@ -199,10 +203,11 @@ func (o *outbound) serve(ctx context.Context) {
 		if o.cfg.Shares != nil {
 			changed = o.cfg.Shares.Changed() // asked for before Owns is
 		}
+		began := time.Now()
 		try("read the event stream for other servers", o.follow)
 		select {
 		case <-ctx.Done():
-		case <-time.After(o.limits.Pace):
+		case <-time.After(min(o.limits.Pace, restFactor*time.Since(began))):
 		}
 		select {
 		case <-ctx.Done():
