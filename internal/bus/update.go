@@ -12,7 +12,7 @@ const TopicUpdates = "updates"
 // Update says after a commit that a stream moved, and whom it may concern.
 type Update struct {
 	Stream  stream.Name `json:"s"`
-	Pos     int64       `json:"p"` // the stream is at least here
+	Pos     int64       `json:"p"` // the stream is at least here, and what the update is about is not beyond
 	Rooms   []string    `json:"r,omitempty"`
 	Users   []string    `json:"u,omitempty"`
 	Servers []string    `json:"d,omitempty"` // destinations that have something to fetch

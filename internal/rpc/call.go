@@ -17,6 +17,9 @@ type Call struct {
 	// Again says that to carry the call out twice is the same as once, so that it may be repeated
 	// where nobody knows whether it was carried out.
 	Again bool
+	// Often says that there are many of these calls and that they are short, so that a call may wait for the answer to those
+	// before it, to go together with others.
+	Often bool
 }
 
 // Caller carries calls out. args are what the method takes after its context, results are pointers to what it

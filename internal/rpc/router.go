@@ -25,13 +25,15 @@ const (
 	watchEvery = time.Second      // a call that takes longer is looked after: does the other process live?
 	silentFor  = 3                // pings that are not answered in a row: then a process counts as one that cannot be reached
 	retryEvery = 250 * time.Millisecond
-	workers    = 64 // calls of one method that run at once, in the called process
+	workers    = 256 // calls of one method that run at once, in the called process: those of rooms wait for each other's commits
 	pingName   = "rpc.ping"
 )
 
 // Bus carries messages between processes.
 type Bus interface {
 	Request(ctx context.Context, node, subject string, data []byte) ([]byte, error)
+	// Gather is Request for calls that may wait for others to go with.
+	Gather(ctx context.Context, node, subject string, data []byte) ([]byte, error)
 	Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func())
 	// MaxData is how many bytes a message may have.
 	MaxData() int
@@ -216,8 +218,12 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 	}
 	watched, cancel := context.WithCancelCause(ctx)
 	defer cancel(nil)
-	go r.watch(watched, bus, node, cancel)
-	answer, err := bus.Request(watched, node, subject(c.Service, c.Method), msg)
+	defer time.AfterFunc(watchEvery, func() { r.watch(watched, bus, node, cancel) }).Stop()
+	request := bus.Request
+	if c.Often {
+		request = bus.Gather
+	}
+	answer, err := request(watched, node, subject(c.Service, c.Method), msg)
 	if gone := context.Cause(watched); err != nil && errors.Is(gone, errGone) {
 		err = gone
 	}
@@ -246,11 +252,6 @@ func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.C
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for unanswered := 0; ; {
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
-			return
-		}
 		err := ping(ctx, bus, node)
 		switch {
 		case ctx.Err() != nil:
@@ -266,6 +267,11 @@ func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.C
 		if unanswered == silentFor {
 			r.avoid(bus, node)
 			lost(errGone)
+			return
+		}
+		select {
+		case <-tick.C:
+		case <-ctx.Done():
 			return
 		}
 	}

@@ -119,6 +119,10 @@ func (b *memBus) Handle(subject string, _ int, fn func(context.Context, []byte) 
 	return func() {}
 }
 
+func (b *memBus) Gather(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
+	return b.Request(ctx, node, subject, data)
+}
+
 func (b *memBus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
 	b.w.mu.Lock()
 	to := b.w.buses[node]

@@ -44,7 +44,9 @@ func (r Remote) CreateRoom(ctx context.Context, req CreateRoom) (id.Room, error)
 
 // SendEvent implements Rooms.
 func (r Remote) SendEvent(ctx context.Context, req SendEvent) (id.Event, error) {
-	return rpc.Get[id.Event](ctx, r.Caller, rooms("SendEvent", req.Room, req.Txn.ID != ""), req)
+	c := rooms("SendEvent", req.Room, req.Txn.ID != "")
+	c.Often = true
+	return rpc.Get[id.Event](ctx, r.Caller, c, req)
 }
 
 // SetMembership implements Rooms.

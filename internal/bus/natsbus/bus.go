@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"net/url"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -21,8 +20,9 @@ import (
 
 const (
 	maxPayload  = 1 << 20 // bytes of a NATS message with its headers
-	headerBytes = 1 << 10 // of which headers may take
+	headerBytes = 1 << 10 // of which may go to what is not data
 	maxSubject  = 1 << 10 // bytes; NATS takes subjects of under 4096
+	maxName     = 512     // bytes of a topic, or of the subject of a call
 
 	// MaxData is how many bytes a message of the bus, a request, an answer or an error may have. An external NATS
 	// with a smaller maximum makes it smaller.
@@ -67,6 +67,7 @@ type Bus struct {
 	cfg    Config
 	lines  *lineLog
 	prefix string // of all subjects
+	nodes  string // of the subjects of nodes
 
 	srv     *server.Server // nil with an external NATS
 	tls     *tls.Config
@@ -79,6 +80,7 @@ type Bus struct {
 	maxData   atomic.Int64
 	out       *outbox
 	calls     calls
+	flights   flights
 	handlers  handlers
 	done      chan struct{} // closed when nothing is waited for any more
 	closing   sync.Once
@@ -99,7 +101,8 @@ func Start(ctx context.Context, cfg Config) (*Bus, error) {
 	}
 	b := &Bus{cfg: cfg, lines: newLineLog(cfg.Log), prefix: "weft.1." + token(cfg.Cluster) + ".", done: make(chan struct{}),
 		nodeDrain: make(chan struct{})}
-	if len(b.nodeSubject(cfg.Node, "")) > maxSubject/2 {
+	b.nodes = b.prefix + "node."
+	if len(b.nodeSubject(cfg.Node)) > maxSubject/2 {
 		return nil, errors.New("natsbus: the names of cluster and node are too long")
 	}
 	b.maxData.Store(MaxData)
@@ -113,7 +116,7 @@ func Start(ctx context.Context, cfg Config) (*Bus, error) {
 	if err := b.connect(); err != nil {
 		return nil, errors.Join(err, b.stopServer(ctx))
 	}
-	b.out = newOutbox(b.nc.Publish, b.nc.PublishMsg)
+	b.out = newOutbox(b.prefix+"bus", b.publish)
 	if err := b.subscribe(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}
@@ -174,8 +177,8 @@ func (b *Bus) subscribe(ctx context.Context) (err error) {
 		}
 		return s
 	}
-	b.messages = sub(b.prefix+"bus.*", b.receive)
-	b.requests = sub(b.nodeSubject(b.cfg.Node, "*"), b.serve)
+	b.messages = sub(b.prefix+"bus", b.receive)
+	b.requests = sub(b.nodeSubject(b.cfg.Node), b.serve)
 	sub(b.calls.prefix+"*", b.answered)
 	if err == nil {
 		b.requests.SetClosedHandler(func(string) { close(b.nodeDrain) })
@@ -191,10 +194,8 @@ func (b *Bus) subscribe(ctx context.Context) (err error) {
 	return nil
 }
 
-// nodeSubject is the subject of a call; name is a token already.
-func (b *Bus) nodeSubject(node, name string) string {
-	return b.prefix + "node." + token(node) + "." + name
-}
+// nodeSubject is the subject of calls to a node.
+func (b *Bus) nodeSubject(node string) string { return b.nodes + token(node) }
 
 // MaxData is how many bytes a message may have: the constant, or what an external NATS allows.
 func (b *Bus) MaxData() int { return int(b.maxData.Load()) }
@@ -203,13 +204,12 @@ func (b *Bus) MaxData() int { return int(b.maxData.Load()) }
 // MaxData bytes stay on this node and count as dropped.
 func (b *Bus) Publish(topic string, data []byte) {
 	b.cfg.Local.Publish(topic, data)
-	subject := b.prefix + "bus." + token(topic)
-	if int64(len(data)) > b.maxData.Load() || len(subject) > maxSubject {
+	if int64(len(data)) > b.maxData.Load() || len(topic) > maxName {
 		b.dropped.Add(1)
 		b.lines.warnf("a message of %d bytes is too large for the other nodes", len(data))
 		return
 	}
-	b.out.put(message{subject, data})
+	b.out.put(message{topic, data})
 }
 
 // Subscribe implements bus.Bus.
@@ -217,18 +217,15 @@ func (b *Bus) Subscribe(topic string, fn func(data []byte)) (cancel func()) {
 	return b.cfg.Local.Subscribe(topic, fn)
 }
 
-// receive takes a message of another node.
+// receive takes messages of another node.
 func (b *Bus) receive(m *nats.Msg) {
-	topic, ok := text(strings.TrimPrefix(m.Subject, b.prefix+"bus."))
-	if !ok {
-		b.dropped.Add(1)
-		return
-	}
-	if b.cfg.Drop != nil && b.cfg.Drop(topic) {
-		return
-	}
-	b.received.Add(1)
-	b.cfg.Local.Publish(topic, m.Data)
+	b.items(m.Data, func(it item) {
+		if it.kind != itemMessage || b.cfg.Drop != nil && b.cfg.Drop(it.name) {
+			return
+		}
+		b.received.Add(1)
+		b.cfg.Local.Publish(it.name, it.data)
+	})
 }
 
 // Close leaves the cluster: further calls to this node find nobody, running ones get 5 seconds, then their contexts

@@ -335,19 +335,95 @@ func TestCloseEndsWaiting(t *testing.T) {
 	}
 }
 
+// TestGather has many calls made while the first one is not answered: all go in a few messages, and each gets its own answer.
+func TestGather(t *testing.T) {
+	eachWay(t, func(t *testing.T, from, to *natsbus.Bus) {
+		const many = 200
+		began, free := make(chan bool, 1), make(chan struct{})
+		to.Handle("slow", 1, func(context.Context, []byte) ([]byte, error) {
+			began <- true
+			<-free
+			return nil, nil
+		})
+		to.Handle("s", many, func(_ context.Context, data []byte) ([]byte, error) {
+			if len(data) == 3 {
+				return nil, &natsbus.RemoteError{Data: data}
+			}
+			return append([]byte("re: "), data...), nil
+		})
+		slow := make(chan error, 1)
+		go func() {
+			_, err := from.Gather(patient(t), "b", "slow", nil)
+			slow <- err
+		}()
+		<-began
+		results := make(chan string, many)
+		for i := range many {
+			go func() {
+				data, err := from.Gather(patient(t), "b", "s", fmt.Append(nil, i))
+				var remote *natsbus.RemoteError
+				switch {
+				case errors.As(err, &remote) && i >= 100 && string(remote.Data) == fmt.Sprint(i):
+					results <- ""
+				case i < 100 && string(data) == fmt.Sprint("re: ", i):
+					results <- ""
+				default:
+					results <- fmt.Sprintf("call %d: %q, %v", i, data, err)
+				}
+			}()
+		}
+		// One whose caller gives up while it waits is not made.
+		gone, cancel := context.WithCancel(patient(t))
+		cancel()
+		if _, err := from.Gather(gone, "b", "s", nil); !errors.Is(err, context.Canceled) {
+			t.Errorf("a call that was given up: %v", err)
+		}
+		for range many { // although the slow one is not answered
+			if wrong := <-results; wrong != "" {
+				t.Error(wrong)
+			}
+		}
+		close(free)
+		if err := <-slow; err != nil {
+			t.Error(err)
+		}
+		if _, err := from.Gather(patient(t), "b", "never", nil); !errors.Is(err, natsbus.ErrNoNode) {
+			t.Errorf("no handler: %v", err)
+		}
+		for range 3 {
+			if _, err := from.Gather(patient(t), "nobody", "s", nil); !errors.Is(err, natsbus.ErrNoNode) {
+				t.Errorf("no node: %v", err)
+			}
+		}
+	})
+}
+
 func BenchmarkRequest(b *testing.B) {
+	benchmarkRequest(b, (*natsbus.Bus).Request, 1)
+}
+
+func BenchmarkGather64(b *testing.B) {
+	benchmarkRequest(b, (*natsbus.Bus).Gather, 64)
+}
+
+func benchmarkRequest(b *testing.B, request func(*natsbus.Bus, context.Context, string, string, []byte) ([]byte, error), parallel int) {
 	id := identity(b)
 	x, y := start(b, config("x", id)), start(b, config("y", id))
 	mesh(b, x, y)
 	flowing(b, x, y)
 	flowing(b, y, x)
-	y.Handle("s", 4, func(_ context.Context, data []byte) ([]byte, error) { return data, nil })
+	y.Handle("s", 64, func(_ context.Context, data []byte) ([]byte, error) { return data, nil })
 	data := make([]byte, 100)
-	ctx := patient(b)
+	ctx := context.Background()
 	b.ReportAllocs()
-	for b.Loop() {
-		if _, err := x.Request(ctx, "y", "s", data); err != nil {
-			b.Fatal(err)
+	b.SetParallelism(parallel)
+	b.ResetTimer()
+	b.RunParallel(func(pb *testing.PB) {
+		for pb.Next() {
+			if _, err := request(x, ctx, "y", "s", data); err != nil {
+				b.Error(err)
+				return
+			}
 		}
-	}
+	})
 }

@@ -20,10 +20,13 @@
 // kept: no such node, a full queue and too much data are errors of their own. A call is made at most once; whether
 // it was carried out is unknown when it ends by its deadline.
 //
+// What waits for the same place goes in one frame (frame.go), for a NATS message has its price; calls that are many and short
+// wait for each other (Bus.Gather).
+//
 // Subjects:
 //
-//	weft.1.<cluster>.bus.<topic>          messages of the bus
-//	weft.1.<cluster>.node.<node>.<name>   calls to a node
+//	weft.1.<cluster>.bus                  messages of the bus
+//	weft.1.<cluster>.node.<node>          calls to a node
 //	weft.1.<cluster>.reply.<random>.<n>   answers to a process
 //
 // where 1 is the version of the wire.

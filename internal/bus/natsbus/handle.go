@@ -10,7 +10,7 @@ import (
 
 const (
 	// QueuePerWorker is how many calls wait for each worker of a handler before further ones are refused with ErrBusy.
-	QueuePerWorker = 4
+	QueuePerWorker = 1
 
 	maxTimeout = time.Hour // of a call on the side of the handler
 )
@@ -21,7 +21,7 @@ const (
 // data. stop ends it: further calls find no such node, accepted ones go on. A second handler of a subject
 // panics.
 func (b *Bus) Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func()) {
-	h := &handler{all: &b.handlers, fn: fn, workers: workers, jobs: make(map[string]*job), panicked: func(v any) {
+	h := &handler{all: &b.handlers, fn: fn, workers: workers, jobs: make(map[jobID]*job), panicked: func(v any) {
 		b.cfg.Log.WithField("subject", subject).Errorf("cluster bus: panic in a handler: %v\n%s", v, debug.Stack())
 	}}
 	b.handlers.add(subject, h)
@@ -115,21 +115,27 @@ type handler struct {
 	mu      sync.Mutex
 	running int    // workers
 	queue   []*job // that wait for one
-	jobs    map[string]*job
+	jobs    map[jobID]*job
+}
+
+// jobID names a call: the caller's reply subjects, empty for this node itself, and the caller's number.
+type jobID struct {
+	from   string
+	number uint64
 }
 
 // job is a call that was accepted.
 type job struct {
-	id     string // its reply subject
+	id     jobID
 	data   []byte
 	ctx    context.Context
 	cancel context.CancelFunc
-	answer func(status string, data []byte)
+	answer func(status byte, data []byte)
 }
 
 // accept starts a call, queues it, or answers that there are too many. answer may wait unless the status is
 // statusBusy.
-func (h *handler) accept(id string, data []byte, left time.Duration, answer func(status string, data []byte)) {
+func (h *handler) accept(id jobID, data []byte, left time.Duration, answer func(status byte, data []byte)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	full := h.running == h.workers && len(h.queue) >= h.workers*QueuePerWorker
@@ -149,7 +155,7 @@ func (h *handler) accept(id string, data []byte, left time.Duration, answer func
 }
 
 // cancel ends the context of a call.
-func (h *handler) cancel(id string) {
+func (h *handler) cancel(id jobID) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
 	if j := h.jobs[id]; j != nil {

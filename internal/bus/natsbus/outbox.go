@@ -2,10 +2,9 @@ package natsbus
 
 import (
 	"context"
+	"runtime"
 	"sync"
 	"sync/atomic"
-
-	"github.com/nats-io/nats.go"
 )
 
 const (
@@ -14,14 +13,16 @@ const (
 	OutboxLen   = 4096
 	OutboxBytes = 8 << 20
 
-	outboxCalls = 64 // requests and answers that wait for NATS; more make their senders wait
+	outboxCalls = 256       // requests and answers that wait for NATS; more make their senders wait
+	frameBytes  = 256 << 10 // a frame that has more takes nothing further
 )
 
 // outbox is all that this node sends. The NATS client writes to the network while it holds its lock, so one goroutine
-// alone publishes, and nobody else ever waits for it longer than they want to.
+// alone publishes, and nobody else ever waits for it longer than they want to. What waits for the same place goes there in one
+// frame: a message through NATS costs as much as several calls in one.
 type outbox struct {
-	publish func(subject string, data []byte) error
-	call    func(m *nats.Msg) error
+	publish func(f *frame) error // tells the frame's calls of a failure
+	topics  string               // the subject of messages of the bus
 
 	mu      sync.Mutex
 	ring    []message
@@ -34,23 +35,34 @@ type outbox struct {
 	stop    chan struct{} // closed by close
 	stopped chan struct{} // closed when run returned
 
+	frames []*frame // of run: what it is about to publish, in order
+
 	published, dropped atomic.Uint64
 }
 
 // message is a message of the bus.
 type message struct {
-	subject string
-	data    []byte
+	topic string
+	data  []byte
 }
 
-// outCall is a request or an answer. fail learns why it could not be sent; it may be nil.
+// outCall is requests to a node, or an answer or a cancellation.
 type outCall struct {
-	m    *nats.Msg
-	fail func(error)
+	to    string  // a NATS subject
+	calls []*call // requests
+	item  []byte  // the other kinds
 }
 
-func newOutbox(publish func(string, []byte) error, call func(*nats.Msg) error) *outbox {
-	o := &outbox{publish: publish, call: call, wake: make(chan struct{}, 1), calls: make(chan outCall, outboxCalls),
+// frame is what is published at once.
+type frame struct {
+	to       string
+	data     []byte
+	calls    []*call // those whose requests are in it
+	messages uint64  // of the bus
+}
+
+func newOutbox(topics string, publish func(f *frame) error) *outbox {
+	o := &outbox{publish: publish, topics: topics, wake: make(chan struct{}, 1), calls: make(chan outCall, outboxCalls),
 		stop: make(chan struct{}), stopped: make(chan struct{})}
 	go o.run()
 	return o
@@ -103,7 +115,7 @@ func (o *outbox) pop() (m message, ok bool) {
 	return o.take(), true
 }
 
-// putCall queues a request or an answer, and waits for room until ctx ends.
+// putCall queues requests or an answer, and waits for room until ctx ends.
 func (o *outbox) putCall(ctx context.Context, c outCall) error {
 	select {
 	case o.calls <- c:
@@ -115,7 +127,7 @@ func (o *outbox) putCall(ctx context.Context, c outCall) error {
 	}
 }
 
-// tryCall queues one if there is room.
+// tryCall queues if there is room.
 func (o *outbox) tryCall(c outCall) (queued bool) {
 	select {
 	case o.calls <- c:
@@ -125,48 +137,94 @@ func (o *outbox) tryCall(c outCall) (queued bool) {
 	}
 }
 
-// run publishes, calls and messages in turn, until close; then what is queued, and it returns.
+// run publishes until close; then what is queued, and it returns.
 func (o *outbox) run() {
 	defer close(o.stopped)
 	for {
-		if o.sendSome() {
-			continue
-		}
 		select {
 		case c := <-o.calls:
-			o.sendCall(c)
+			o.pack(c)
+			// Those who are about to send something, too, do so first: a commit that ends lets many answer.
+			runtime.Gosched()
 		case <-o.wake:
+			runtime.Gosched()
 		case <-o.stop:
-			for o.sendSome() {
+			for o.packSome() {
+				o.flush()
 			}
 			return
 		}
+		for o.packSome() {
+			o.flush()
+		}
+		o.flush()
 	}
 }
 
-// sendSome sends one of each kind and tells whether there was any.
-func (o *outbox) sendSome() (any bool) {
-	select {
-	case c := <-o.calls:
-		o.sendCall(c)
-		any = true
-	default:
-	}
-	if m, ok := o.pop(); ok {
-		any = true
-		if err := o.publish(m.subject, m.data); err != nil {
-			o.dropped.Add(1)
-		} else {
-			o.published.Add(1)
+// packSome packs what waits, and tells whether there was any.
+func (o *outbox) packSome() (any bool) {
+	for range outboxCalls {
+		select {
+		case c := <-o.calls:
+			o.pack(c)
+			any = true
+			continue
+		default:
 		}
+		break
+	}
+	for range outboxCalls {
+		m, ok := o.pop()
+		if !ok {
+			break
+		}
+		any = true
+		it := item{kind: itemMessage, name: m.topic, data: m.data}
+		o.frame(o.topics, it.bytes()).messages++
 	}
 	return any
 }
 
-func (o *outbox) sendCall(c outCall) {
-	if err := o.call(c.m); err != nil && c.fail != nil {
-		c.fail(err)
+func (o *outbox) pack(c outCall) {
+	for _, call := range c.calls {
+		if call.leave() {
+			f := o.frame(c.to, call.item)
+			f.calls = append(f.calls, call)
+		}
 	}
+	if c.item != nil {
+		o.frame(c.to, c.item)
+	}
+}
+
+// frame appends an item to the last frame to a place, or to a new one. Items to one place keep their order.
+func (o *outbox) frame(to string, it []byte) *frame {
+	for i := len(o.frames) - 1; i >= 0; i-- {
+		f := o.frames[i]
+		if f.to == to {
+			if len(f.data)+len(it) > frameBytes {
+				break
+			}
+			f.data = append(f.data, it...)
+			return f
+		}
+	}
+	f := &frame{to: to, data: it}
+	o.frames = append(o.frames, f)
+	return f
+}
+
+// flush publishes what is packed.
+func (o *outbox) flush() {
+	for i, f := range o.frames {
+		o.frames[i] = nil
+		if err := o.publish(f); err != nil {
+			o.dropped.Add(f.messages)
+		} else {
+			o.published.Add(f.messages)
+		}
+	}
+	o.frames = o.frames[:0]
 }
 
 // close lets nothing more in and makes run end.

@@ -7,6 +7,7 @@ import (
 	"strconv"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/nats-io/nats.go"
@@ -30,20 +31,14 @@ func (e *RemoteError) Error() string { return "natsbus: remote error: " + string
 // DefaultTimeout is the deadline of a call whose context has none: a node that dies in the middle says nothing.
 const DefaultTimeout = time.Minute
 
-// Headers of calls.
+// The statuses of answers.
 const (
-	headerTimeout = "Weft-Timeout" // of a request: milliseconds that are left
-	headerCancel  = "Weft-Cancel"  // the reply subject of the request that nobody waits for any more
-	headerStatus  = "Weft-Status"  // of an answer: one of the status… texts
-)
-
-const (
-	statusOK       = ""
-	statusError    = "error" // the data is the handler's error
-	statusBusy     = "busy"
-	statusTooLarge = "large"
-	statusNoNode   = "unknown"
-	statusClosed   = "closed" // the handler was interrupted by Close
+	statusOK       = byte(iota)
+	statusError    // the data is the handler's error
+	statusBusy     // the handler did not run
+	statusTooLarge // the answer was too large
+	statusNoNode   // nobody handles that
+	statusClosed   // the handler was interrupted by Close
 )
 
 // calls are the requests of this node that wait for an answer.
@@ -51,43 +46,98 @@ type calls struct {
 	prefix string // of reply subjects
 
 	mu      sync.Mutex
-	next    uint64
-	waiting map[string]chan answer // by reply subject; each has room for one answer
+	last    uint64 // number of a call
+	frames  uint64 // number of a frame
+	waiting map[uint64]*call
 }
 
+// call is a request to a node.
+type call struct {
+	number uint64
+	item   []byte
+	result chan answer // has room for the one answer
+	state  atomic.Int32
+
+	// Both under the lock of calls.
+	frame  uint64  // that it was sent in
+	flight *flight // of a call that is gathered
+}
+
+// The states of a call.
+const (
+	callWaits   = iota // for being sent
+	callSent           // or about to be
+	callDropped        // it is not sent any more
+)
+
+// leave tells whether the call is to be sent.
+func (c *call) leave() bool { return c.state.CompareAndSwap(callWaits, callSent) }
+
+// drop tells whether the call was kept from being sent.
+func (c *call) drop() bool { return c.state.CompareAndSwap(callWaits, callDropped) }
+
 type answer struct {
-	status string
+	status byte
 	data   []byte
 	err    error // why the request could not be sent
 }
 
 func (c *calls) init(prefix string) {
-	c.prefix, c.waiting = prefix, make(map[string]chan answer)
+	c.prefix, c.waiting = prefix, make(map[uint64]*call)
 }
 
-func (c *calls) add() (reply string, ch chan answer) {
-	ch = make(chan answer, 1)
+func (c *calls) add() *call {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.next++
-	reply = c.prefix + strconv.FormatUint(c.next, 36)
-	c.waiting[reply] = ch
-	return reply, ch
+	c.last++
+	added := &call{number: c.last, result: make(chan answer, 1)}
+	c.waiting[c.last] = added
+	return added
 }
 
-func (c *calls) remove(reply string) {
+func (c *calls) remove(number uint64) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	delete(c.waiting, reply)
+	delete(c.waiting, number)
 }
 
 // end hands an answer to who waits for it; further ones are ignored.
-func (c *calls) end(reply string, a answer) {
+func (c *calls) end(number uint64, a answer) {
+	c.mu.Lock()
+	ended := c.waiting[number]
+	var f *flight
+	if ended != nil {
+		delete(c.waiting, number)
+		f = ended.flight
+		ended.result <- a
+	}
+	c.mu.Unlock()
+	f.release()
+}
+
+// frame gives the reply subject of a frame with these calls.
+func (c *calls) frame(in []*call) string {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if ch := c.waiting[reply]; ch != nil {
-		delete(c.waiting, reply)
-		ch <- a
+	c.frames++
+	for _, call := range in {
+		call.frame = c.frames
+	}
+	return c.prefix + strconv.FormatUint(c.frames, 36)
+}
+
+// endFrame ends the calls of a frame that reached nobody.
+func (c *calls) endFrame(frame uint64) {
+	c.mu.Lock()
+	var lost []uint64
+	for number, call := range c.waiting {
+		if call.frame == frame {
+			lost = append(lost, number)
+		}
+	}
+	c.mu.Unlock()
+	for _, number := range lost {
+		c.end(number, answer{status: statusNoNode})
 	}
 }
 
@@ -96,6 +146,16 @@ func (c *calls) end(reply string, a answer) {
 // context ends too; a ctx without a deadline gets DefaultTimeout. Other errors: ErrNoNode at once if there is no such
 // node or handler, ErrBusy, ErrTooLarge, ErrClosed, or *RemoteError.
 func (b *Bus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
+	return b.request(ctx, node, subject, data, b.send)
+}
+
+// Gather is Request for calls that are many and short: those to a node that are made while an earlier one has no answer yet
+// go together, when the first answer is there or after a tenth of a second. One alone goes at once.
+func (b *Bus) Gather(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
+	return b.request(ctx, node, subject, data, b.gather)
+}
+
+func (b *Bus) request(ctx context.Context, node, subject string, data []byte, send func(ctx context.Context, to string, c *call) error) ([]byte, error) {
 	if _, ok := ctx.Deadline(); !ok {
 		var cancel context.CancelFunc
 		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
@@ -104,21 +164,23 @@ func (b *Bus) Request(ctx context.Context, node, subject string, data []byte) ([
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
-	to := b.nodeSubject(node, token(subject))
-	if int64(len(data)) > b.maxData.Load() || len(to) > maxSubject {
+	to := b.nodeSubject(node)
+	if int64(len(data)) > b.maxData.Load() || len(to) > maxSubject || len(subject) > maxName {
 		return nil, ErrTooLarge
 	}
-	reply, ch := b.calls.add()
-	defer b.calls.remove(reply)
-	cancelRemote, err := b.send(ctx, node, subject, to, reply, data)
+	deadline, _ := ctx.Deadline()
+	left := time.Until(deadline)
+	c := b.calls.add()
+	defer b.calls.remove(c.number)
+	cancelRemote, err := b.start(ctx, node, to, c, item{kind: itemRequest, number: c.number, name: subject, left: left, data: data}, send)
 	if err != nil {
 		return nil, err
 	}
 	select {
-	case a := <-ch:
-		return a.result()
+	case a := <-c.result:
+		return a.value()
 	case <-ctx.Done():
-		if errors.Is(ctx.Err(), context.Canceled) { // a deadline the other side has itself
+		if !c.drop() && errors.Is(ctx.Err(), context.Canceled) { // a deadline the other side has itself
 			cancelRemote()
 		}
 		return nil, ctx.Err()
@@ -127,32 +189,35 @@ func (b *Bus) Request(ctx context.Context, node, subject string, data []byte) ([
 	}
 }
 
-// send brings a request on its way and returns what takes it back.
-func (b *Bus) send(ctx context.Context, node, subject, to, reply string, data []byte) (cancel func(), err error) {
-	deadline, _ := ctx.Deadline()
-	left := time.Until(deadline)
+// start brings a request on its way and returns what takes it back.
+func (b *Bus) start(ctx context.Context, node, to string, c *call, it item, send func(ctx context.Context, to string, c *call) error) (cancel func(), err error) {
 	if node == b.cfg.Node {
-		h := b.handlers.get(subject)
+		h := b.handlers.get(it.name)
 		if h == nil {
 			return nil, ErrNoNode
 		}
-		h.accept(reply, data, left, func(status string, data []byte) {
+		c.leave()
+		id := jobID{number: c.number}
+		h.accept(id, it.data, it.left, func(status byte, data []byte) {
 			status, data = b.bounded(status, data)
-			b.calls.end(reply, answer{status: status, data: data})
+			b.calls.end(c.number, answer{status: status, data: data})
 		})
-		return func() { h.cancel(reply) }, nil
+		return func() { h.cancel(id) }, nil
 	}
-	ms := max(1, (left+time.Millisecond-1)/time.Millisecond)
-	m := &nats.Msg{Subject: to, Reply: reply, Data: data, Header: nats.Header{headerTimeout: {strconv.FormatInt(int64(ms), 10)}}}
-	err = b.out.putCall(ctx, outCall{m, func(err error) { b.calls.end(reply, answer{err: err}) }})
+	c.item = it.bytes()
 	// The cancellation takes the way of the request, so that it never arrives before it.
 	return func() {
-		b.out.tryCall(outCall{m: &nats.Msg{Subject: to, Header: nats.Header{headerCancel: {reply}}}})
-	}, err
+		stop := item{kind: itemCancel, number: c.number, name: it.name}
+		b.out.tryCall(outCall{to: to, item: stop.bytes()})
+	}, send(ctx, to, c)
+}
+
+func (b *Bus) send(ctx context.Context, to string, c *call) error {
+	return b.out.putCall(ctx, outCall{to: to, calls: []*call{c}})
 }
 
 // bounded replaces an answer that is too large.
-func (b *Bus) bounded(status string, data []byte) (string, []byte) {
+func (b *Bus) bounded(status byte, data []byte) (byte, []byte) {
 	if int64(len(data)) > b.maxData.Load() {
 		return statusTooLarge, nil
 	}
@@ -185,53 +250,109 @@ func (a answer) result() ([]byte, error) {
 	return nil, fmt.Errorf("natsbus: request: unknown status %q of an answer", a.status)
 }
 
-// answered takes an answer from another node, or the server's word that nobody listens.
-func (b *Bus) answered(m *nats.Msg) {
-	status := m.Header.Get(headerStatus)
-	if status == "" && len(m.Data) == 0 && m.Header.Get("Status") == "503" {
-		status = statusNoNode
+func (a answer) value() ([]byte, error) {
+	switch {
+	case errors.Is(a.err, nats.ErrMaxPayload):
+		return nil, ErrTooLarge
+	case errors.Is(a.err, nats.ErrConnectionClosed):
+		return nil, ErrClosed
+	case a.err != nil:
+		return nil, fmt.Errorf("natsbus: request: %w", a.err)
 	}
-	b.calls.end(m.Subject, answer{status: status, data: m.Data})
+	switch a.status {
+	case statusOK:
+		return a.data, nil
+	case statusError:
+		return nil, &RemoteError{Data: a.data}
+	case statusBusy:
+		return nil, ErrBusy
+	case statusTooLarge:
+		return nil, ErrTooLarge
+	case statusNoNode:
+		return nil, ErrNoNode
+	case statusClosed:
+		return nil, ErrClosed
+	}
+	return nil, fmt.Errorf("natsbus: request: unknown status %d of an answer", a.status)
 }
 
-// serve takes a request from another node. It does not wait.
+// publish gives a frame to NATS.
+func (b *Bus) publish(f *frame) error {
+	m := &nats.Msg{Subject: f.to, Data: f.data}
+	if strings.HasPrefix(f.to, b.nodes) {
+		m.Reply = b.calls.frame(f.calls)
+	}
+	err := b.nc.PublishMsg(m)
+	if err != nil {
+		for _, c := range f.calls {
+			b.calls.end(c.number, answer{err: err})
+		}
+	}
+	return err
+}
+
+// items hands the items of a frame to fn.
+func (b *Bus) items(data []byte, fn func(it item)) {
+	for len(data) > 0 {
+		it, rest, err := nextItem(data)
+		if err != nil {
+			b.lines.warnf("%v", err)
+			return
+		}
+		fn(it)
+		data = rest
+	}
+}
+
+// answered takes answers from another node, or the server's word that nobody listens.
+func (b *Bus) answered(m *nats.Msg) {
+	if len(m.Data) == 0 && m.Header.Get("Status") == "503" {
+		if frame, err := strconv.ParseUint(strings.TrimPrefix(m.Subject, b.calls.prefix), 36, 64); err == nil {
+			b.calls.endFrame(frame)
+		}
+		return
+	}
+	b.items(m.Data, func(it item) {
+		if it.kind == itemAnswer {
+			b.calls.end(it.number, answer{status: it.status, data: it.data})
+		}
+	})
+}
+
+// serve takes requests from another node. It does not wait.
 func (b *Bus) serve(m *nats.Msg) {
-	subject, ok := text(strings.TrimPrefix(m.Subject, b.nodeSubject(b.cfg.Node, "")))
-	var h *handler
-	if ok {
-		h = b.handlers.get(subject)
-	}
-	if id := m.Header.Get(headerCancel); id != "" {
-		if h != nil {
-			h.cancel(id)
-		}
+	dot := strings.LastIndexByte(m.Reply, '.')
+	if dot < 0 {
 		return
 	}
-	if m.Reply == "" {
-		return
-	}
-	reply := func(status string, data []byte) outCall {
-		a := &nats.Msg{Subject: m.Reply, Data: data}
-		if status != statusOK {
-			a.Header = nats.Header{headerStatus: {status}}
+	from := m.Reply[:dot+1] // the caller's reply subjects
+	b.items(m.Data, func(it item) {
+		h := b.handlers.get(it.name)
+		switch {
+		case it.kind == itemRequest:
+			b.serveCall(h, from, it)
+		case it.kind == itemCancel && h != nil:
+			h.cancel(jobID{from, it.number})
 		}
-		return outCall{m: a}
+	})
+}
+
+func (b *Bus) serveCall(h *handler, from string, it item) {
+	reply := func(status byte, data []byte) outCall {
+		a := item{kind: itemAnswer, number: it.number, status: status, data: data}
+		return outCall{to: from + "0", item: a.bytes()}
 	}
 	// A refusal that is lost leaves its caller waiting until its deadline. Whoever is refused waits for it, so there are not many.
-	refuse := func(status string) {
-		if c := reply(status, nil); !b.out.tryCall(c) {
-			go func() { _ = b.out.putCall(context.Background(), c) }() // it ends with the outbox
-		}
-	}
+	refuse := func(status byte) { b.putLater(reply(status, nil)) }
 	if h == nil {
 		refuse(statusNoNode)
 		return
 	}
-	left := DefaultTimeout
-	if ms, err := strconv.ParseInt(m.Header.Get(headerTimeout), 10, 64); err == nil && ms > 0 {
-		left = time.Duration(min(ms, maxTimeout.Milliseconds())) * time.Millisecond
+	left := it.left
+	if left == 0 {
+		left = DefaultTimeout
 	}
-	h.accept(m.Reply, m.Data, left, func(status string, data []byte) {
+	h.accept(jobID{from, it.number}, it.data, left, func(status byte, data []byte) {
 		if status == statusBusy { // from this goroutine
 			refuse(status)
 			return
@@ -240,4 +361,11 @@ func (b *Bus) serve(m *nats.Msg) {
 		// The outbox ends after the handlers, so this waits for a network that is slow, and no longer than its bounds.
 		_ = b.out.putCall(context.Background(), reply(status, data))
 	})
+}
+
+// putLater queues what must not be lost, for one who cannot wait.
+func (b *Bus) putLater(c outCall) {
+	if !b.out.tryCall(c) {
+		go func() { _ = b.out.putCall(context.Background(), c) }() // it ends with the outbox
+	}
 }

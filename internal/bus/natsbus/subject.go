@@ -1,10 +1,5 @@
 package natsbus
 
-import (
-	"encoding/hex"
-	"strings"
-)
-
 // token makes one token of a NATS subject of any text: letters, digits, "-" and "_" stand for themselves, every other
 // byte is "=" and two hexadecimal digits, and the empty text is "=".
 func token(s string) string {
@@ -28,39 +23,6 @@ func token(s string) string {
 		}
 	}
 	return string(out)
-}
-
-// text is what token was given. It tells whether there is any such text.
-func text(token string) (s string, ok bool) {
-	if token == "=" {
-		return "", true
-	}
-	var out strings.Builder
-	for rest := token; ; {
-		before, after, found := strings.Cut(rest, "=")
-		for i := range len(before) {
-			if !isPlain(before[i]) {
-				return "", false
-			}
-		}
-		if !found {
-			if rest == token {
-				return token, token != ""
-			}
-			out.WriteString(before)
-			return out.String(), true
-		}
-		out.WriteString(before)
-		if len(after) < 2 {
-			return "", false
-		}
-		b, err := hex.DecodeString(after[:2])
-		if err != nil || isPlain(b[0]) || strings.ToUpper(after[:2]) != after[:2] {
-			return "", false
-		}
-		out.WriteByte(b[0])
-		rest = after[2:]
-	}
 }
 
 func isPlain(c byte) bool {
