@@ -19,7 +19,29 @@ type Event struct {
 	// MayNotify tells whether the sender's power level suffices for a kind of notification.
 	MayNotify func(key string) bool
 
-	found map[string]gjson.Result
+	root *node // made when it is first asked
+}
+
+// node is a value of the event. What an object holds is found out once, for all rules of all users.
+type node struct {
+	gjson.Result
+	fields map[string]*node
+}
+
+// field gives a member of an object, the first where there are several; nil: there is none.
+func (n *node) field(key string) *node {
+	if n.fields == nil {
+		n.fields = make(map[string]*node)
+		if n.IsObject() {
+			n.ForEach(func(k, v gjson.Result) bool {
+				if _, twice := n.fields[k.Str]; !twice {
+					n.fields[k.Str] = &node{Result: v}
+				}
+				return true
+			})
+		}
+	}
+	return n.fields[key]
 }
 
 // User is what rules may ask about the user.
@@ -28,36 +50,23 @@ type User struct {
 	DisplayName func() string
 }
 
-// get looks up a dotted path, in which \. is a dot within a key.
-//
-// spec: appendices §5.2 (Dot-separated property paths)
-func (e *Event) get(path string) gjson.Result {
-	if v, ok := e.found[path]; ok {
-		return v
+// get looks up a path of keys.
+func (e *Event) get(path []string) gjson.Result {
+	if e.root == nil {
+		e.root = &node{Result: gjson.ParseBytes(e.JSON)}
 	}
-	if e.found == nil {
-		e.found = make(map[string]gjson.Result)
-	}
-	v := gjson.ParseBytes(e.JSON)
-	for _, key := range splitPath(path) {
-		if !v.IsObject() {
-			v = gjson.Result{}
-			break
+	n := e.root
+	for _, key := range path {
+		if n = n.field(key); n == nil {
+			return gjson.Result{}
 		}
-		next := gjson.Result{}
-		v.ForEach(func(k, value gjson.Result) bool {
-			if k.Str == key {
-				next = value
-				return false
-			}
-			return true
-		})
-		v = next
 	}
-	e.found[path] = v
-	return v
+	return n.Result
 }
 
+// splitPath splits a dotted path, in which \. is a dot within a key.
+//
+// spec: appendices §5.2 (Dot-separated property paths)
 func splitPath(path string) []string {
 	if !strings.Contains(path, `\`) {
 		return strings.Split(path, ".")

@@ -20,6 +20,11 @@ const (
 	maxPattern = 1000
 )
 
+var (
+	pathMentions = []string{"content", "m.mentions"}
+	pathBody     = []string{"content", "body"}
+)
+
 // Rules are a user's compiled push rules.
 type Rules struct {
 	user  id.User
@@ -155,7 +160,7 @@ func (r *Rules) Eval(e *Event, u User) Outcome {
 }
 
 func (r *rule) matches(e *Event, u User) bool {
-	if r.legacy && e.get("content.m\\.mentions").Exists() {
+	if r.legacy && e.get(pathMentions).Exists() {
 		return false
 	}
 	for _, c := range r.conditions {
@@ -179,11 +184,12 @@ func compileCondition(c wireCondition) condition {
 		}
 		return matches(c.Key, *c.Pattern)
 	case "event_property_is":
-		return func(e *Event, _ User) bool { return sameValue(e.get(c.Key), gjson.ParseBytes(c.Value)) }
+		want, path := gjson.ParseBytes(c.Value), splitPath(c.Key)
+		return func(e *Event, _ User) bool { return sameValue(e.get(path), want) }
 	case "event_property_contains":
-		want := gjson.ParseBytes(c.Value)
+		want, path := gjson.ParseBytes(c.Value), splitPath(c.Key)
 		return func(e *Event, _ User) bool {
-			list := e.get(c.Key)
+			list := e.get(path)
 			if !list.IsArray() {
 				return false
 			}
@@ -226,12 +232,19 @@ func matches(key, pattern string) condition {
 	if len(pattern) > maxPattern || !utf8.ValidString(pattern) {
 		return never
 	}
+	path := splitPath(key)
+	if key != "content.body" && !strings.ContainsAny(pattern, "*?") {
+		return func(e *Event, _ User) bool {
+			v := e.get(path)
+			return v.Type == gjson.String && strings.EqualFold(v.Str, pattern)
+		}
+	}
 	re, err := regexp.Compile(globExpr(pattern, key == "content.body"))
 	if err != nil {
 		return never
 	}
 	return func(e *Event, _ User) bool {
-		v := e.get(key)
+		v := e.get(path)
 		return v.Type == gjson.String && re.MatchString(v.Str)
 	}
 }
@@ -268,7 +281,7 @@ func globExpr(pattern string, words bool) string {
 
 // containsName looks for the user's display name in content.body.
 func containsName(e *Event, u User) bool {
-	body := e.get("content.body")
+	body := e.get(pathBody)
 	if body.Type != gjson.String {
 		return false
 	}
