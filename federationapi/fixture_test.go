@@ -235,7 +235,7 @@ func (r *room) commit(ctx context.Context, tx *sqldb.Tx, out []*eventstore.Event
 		for i, e := range out {
 			e.StreamPos = pos + int64(i)
 		}
-		tx.OnCommit(func() { bus.PublishUpdate(r.bus, bus.Update{Stream: stream.Events, Pos: pos}) })
+		tx.OnCommit(func() { bus.PublishUpdate(r.bus, bus.Update{Stream: stream.Events, Pos: out[len(out)-1].StreamPos}) })
 	}
 	if err := r.w.InsertEvents(ctx, tx, rows); err != nil {
 		return err

@@ -63,7 +63,11 @@ func (o *outbound) publish(topic string, m notice) {
 // listen subscribes to what is of interest on the bus.
 func (o *outbound) listen() (cancel func()) {
 	cancels := []func(){bus.SubscribeUpdates(o.cfg.Bus, func(u bus.Update) {
-		if u.Stream == stream.Events || u.Stream == "" {
+		switch {
+		case u.Stream == stream.Events && u.Pos > 0:
+			o.hear(u.Pos)
+			o.awake()
+		case u.Stream == stream.Events, u.Stream == "":
 			o.poke()
 		}
 	})}
@@ -84,6 +88,12 @@ func (o *outbound) listen() (cancel func()) {
 		for _, c := range cancels {
 			c()
 		}
+	}
+}
+
+// hear learns of a position of the stream of events that is committed.
+func (o *outbound) hear(pos int64) {
+	for at := o.heard.Load(); pos > at && !o.heard.CompareAndSwap(at, pos); at = o.heard.Load() {
 	}
 }
 

@@ -12,6 +12,7 @@ import (
 	"testing"
 
 	accountapi "weft/clientapi/api"
+	"weft/internal/eventstore"
 	"weft/internal/fedclient/keyring"
 	"weft/internal/httpapi"
 	"weft/internal/sqldb"
@@ -193,7 +194,7 @@ func newSite(t testing.TB, db *sqldb.DB) *site {
 	s := &site{world: w, net: newNetwork(), parts: &parts{}}
 	var err error
 	s.server, err = New(t.Context(), Config{
-		DB: db, Events: w.r, Bus: w.bus, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
+		DB: db, Events: w.r, Tail: eventstore.NewTail(w.r), Bus: w.bus, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
 		OldKeys: []OldKey{{ID: "ed25519:0", Public: make([]byte, 32), Expired: 123}},
 		Version: "1.2.3", Transport: s.net, Notary: notary{w}, WellKnown: "federation.home.example:443",
 		Rooms: s.parts, Directory: s.parts, Keys: fakeKeys{nil, s.parts}, ToDevice: s.parts, Sync: fakeSync{s.parts}, Accounts: s.parts,

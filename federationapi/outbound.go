@@ -7,6 +7,7 @@ import (
 	"math/rand/v2"
 	"slices"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -105,6 +106,9 @@ type outbound struct {
 
 	sending, retrying chan struct{} // tokens
 
+	heard atomic.Int64 // the stream of events is at least here
+	ask   atomic.Bool  // the database is to be asked how far it is
+
 	mu       sync.Mutex
 	dests    map[id.Server]*destination // of shards that are held
 	shares   [Shards]*share             // nil: not held
@@ -183,6 +187,7 @@ func (o *outbound) run(ctx context.Context) error {
 // serve follows the stream until ctx ends, and waits for the workers.
 func (o *outbound) serve(ctx context.Context) {
 	defer o.listen()()
+	o.ask.Store(true)
 	o.mu.Lock()
 	o.ctx = ctx
 	for _, d := range o.dests {
@@ -213,7 +218,9 @@ func (o *outbound) serve(ctx context.Context) {
 		case <-ctx.Done():
 		case <-o.wake:
 		case <-changed:
+			o.ask.Store(true)
 		case <-poll.C:
+			o.ask.Store(true)
 			try("look for what waits for other servers", o.look)
 		case <-save.C:
 			try("save the federation cursors", o.saveCursors)
@@ -242,7 +249,13 @@ func (o *outbound) leave(ctx context.Context) error {
 	return o.giveUp(ctx, all)
 }
 
+// poke makes serve look at how far the stream is.
 func (o *outbound) poke() {
+	o.ask.Store(true)
+	o.awake()
+}
+
+func (o *outbound) awake() {
 	select {
 	case o.wake <- struct{}{}:
 	default:
@@ -257,11 +270,16 @@ func (o *outbound) follow(ctx context.Context) error {
 		if err := o.reconcile(ctx); err != nil {
 			return err
 		}
-		// The position is asked for first: up to it the stream has no holes.
-		to, err := stream.Position(ctx, o.cfg.DB, stream.Events)
-		if err != nil {
-			return err
+		// A position that was committed, or is asked for first: up to it the stream has no holes.
+		if o.ask.Swap(false) {
+			pos, err := stream.Position(ctx, o.cfg.DB, stream.Events)
+			if err != nil {
+				o.ask.Store(true)
+				return err
+			}
+			o.hear(pos)
 		}
+		to := o.heard.Load()
 		o.mu.Lock()
 		from, low, held := o.followed, o.followed, o.holds()
 		for _, sh := range o.shares {
@@ -278,7 +296,8 @@ func (o *outbound) follow(ctx context.Context) error {
 			return err
 		}
 		if from < to {
-			if to, err = o.page(ctx, o.routes, from, to); err != nil {
+			to, err := o.page(ctx, o.routes, from, to)
+			if err != nil {
 				return err
 			}
 			o.mu.Lock()
@@ -303,12 +322,9 @@ func (o *outbound) followLate(ctx context.Context, from, to int64) (err error) {
 
 // page hands out a page of the stream between two positions, and gives how far it went.
 func (o *outbound) page(ctx context.Context, r *routes, from, to int64) (int64, error) {
-	rows, err := o.cfg.Events.EventStream(ctx, from, to, o.limits.Page)
+	rows, to, err := o.cfg.Tail.Page(ctx, from, to, o.limits.Page)
 	if err != nil {
 		return 0, err
-	}
-	if len(rows) == o.limits.Page {
-		to = rows[len(rows)-1].Pos
 	}
 	events, err := o.sendable(ctx, r, rows)
 	if err != nil {

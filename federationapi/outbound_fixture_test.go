@@ -12,6 +12,7 @@ import (
 	"github.com/tidwall/gjson"
 
 	"weft/federationapi/api"
+	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/matrix/event"
 	"weft/matrix/id"
@@ -203,7 +204,7 @@ func patientLimits() Limits {
 func (w *world) server(net *network, limits Limits) *Server {
 	w.t.Helper()
 	s, err := New(w.ctx(), Config{
-		DB: w.db, Events: w.r, Bus: w.bus, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
+		DB: w.db, Events: w.r, Tail: eventstore.NewTail(w.r), Bus: w.bus, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
 		Transport: net, Limits: limits,
 	})
 	w.ok(err)

@@ -53,6 +53,7 @@ type OldKey struct {
 type Config struct {
 	DB         *sqldb.DB
 	Events     *eventstore.Reader
+	Tail       *eventstore.Tail // over Events
 	Bus        bus.Bus
 	Log        *logrus.Entry
 	Now        func() time.Time

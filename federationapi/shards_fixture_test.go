@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"weft/internal/bus"
+	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/matrix/id"
 )
@@ -99,7 +100,7 @@ func (w *world) node(net *network, limits Limits, b bus.Bus, shards ...int) *nod
 	n.lots.set(true, true, shards...)
 	var err error
 	n.Server, err = New(w.ctx(), Config{
-		DB: w.db, Events: w.r, Bus: b, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
+		DB: w.db, Events: w.r, Tail: eventstore.NewTail(w.r), Bus: b, Log: w.log, ServerName: home, KeyID: "ed25519:1", PrivateKey: w.key,
 		Transport: via{net, n}, Limits: limits, Shares: n.lots,
 	})
 	w.ok(err)

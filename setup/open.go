@@ -57,6 +57,7 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	if err != nil {
 		return fmt.Errorf("event store: %w", err)
 	}
+	s.tail = eventstore.NewTail(s.events)
 	return nil
 }
 

@@ -58,6 +58,7 @@ type Server struct {
 	db     *sqldb.DB
 	bus    *spread
 	events *eventstore.Reader
+	tail   *eventstore.Tail
 	key    serverkey.Key
 	fed    *fedclient.Client
 	ring   *keyring.Keyring

@@ -190,7 +190,7 @@ func (w *wiring) syncAPI(ctx context.Context) error {
 		shares = c
 	}
 	syncer, err := syncapi.New(ctx, syncapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: w.name, Metrics: s.reg,
+		DB: s.db, Events: s.events, Tail: s.tail, Bus: s.bus, Log: s.part("syncapi"), Now: s.opts.Now, ServerName: w.name, Metrics: s.reg,
 		Upkeep:   s.upkeep.Of("syncapi"),
 		Accounts: w.accounts, Keys: w.keys, ToDevice: w.toDevice, Rooms: w.rooms, Outbound: w.outbound, Shared: s.shared(), Shares: shares,
 	})
@@ -242,7 +242,7 @@ func (w *wiring) federationConfig() federationapi.Config {
 		shares = c
 	}
 	return federationapi.Config{
-		DB: s.db, Events: s.events, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: w.name,
+		DB: s.db, Events: s.events, Tail: s.tail, Bus: s.bus, Log: s.part("federationapi"), Now: s.opts.Now, ServerName: w.name,
 		KeyID: s.key.ID, PrivateKey: s.key.Private, Version: s.opts.Version, Transport: s.fed, Notary: s.ring,
 		WellKnown: s.cfg.WellKnown.Server,
 		Rooms:     w.inbound, Directory: w.directory, Keys: w.keys, ToDevice: w.toDevice, Sync: w.sync, Accounts: w.accounts, Metrics: s.reg,

@@ -40,7 +40,7 @@ const (
 	followPoll = 30 * time.Second
 	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
 	// and what comes in the pause is stored with one statement.
-	followPace = 50 * time.Millisecond
+	followPace = 200 * time.Millisecond
 	// followOthers is how long the process whose turn it is has, until the others do what it should have done.
 	followOthers = time.Second
 )
@@ -293,15 +293,8 @@ func (f *follower) forward(ctx context.Context, to int64) error {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		rows, err := f.s.events.EventStream(ctx, f.pos, to, followPage)
+		rows, end, err := f.s.tail.Page(ctx, f.pos, to, followPage)
 		if err != nil {
-			return err
-		}
-		end := to
-		if len(rows) == followPage {
-			end = rows[len(rows)-1].Pos
-		}
-		if err := f.s.tail.Reach(ctx, end); err != nil {
 			return err
 		}
 		d, err := f.judge(ctx, rows, true)

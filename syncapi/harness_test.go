@@ -104,7 +104,7 @@ func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) 
 	quiet.SetOutput(io.Discard)
 	e.accounts = &fakeAccounts{e: e}
 	e.keys, e.todev, e.out = &fakeKeys{}, &fakeToDevice{}, &fakeOutbound{}
-	cfg := Config{DB: db, Events: e.r, Bus: e.bus, Log: logrus.NewEntry(quiet), Now: e.clock, ServerName: "home",
+	cfg := Config{DB: db, Events: e.r, Tail: eventstore.NewTail(e.r), Bus: e.bus, Log: logrus.NewEntry(quiet), Now: e.clock, ServerName: "home",
 		Accounts: e.accounts, Keys: e.keys, ToDevice: e.todev, Outbound: e.out}
 	if change != nil {
 		change(e, &cfg)

@@ -32,6 +32,7 @@ var migrations embed.FS
 type Config struct {
 	DB         *sqldb.DB
 	Events     *eventstore.Reader
+	Tail       *eventstore.Tail // over Events
 	Bus        bus.Bus
 	Log        *logrus.Entry
 	Now        func() time.Time // nil: time.Now
@@ -100,7 +101,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	s.typing = newTyping(s)
 	s.presence = newPresence(s)
 	s.sent = newSentMembers()
-	s.latest, s.tail = &positions{db: s.db}, eventstore.NewTail(s.events)
+	s.latest, s.tail = &positions{db: s.db}, cfg.Tail
 	var err error
 	if s.joined, err = newJoinedRooms(s); err != nil {
 		return nil, err

@@ -10,7 +10,7 @@ import (
 )
 
 const (
-	tailEventsSQL = `SELECT stream_pos, event_nid, room_nid, type_nid FROM events WHERE stream_pos > $1 AND stream_pos <= $2 AND (flags & $3) = 0
+	tailEventsSQL = `SELECT stream_pos, event_nid, room_nid, type_nid, flags FROM events WHERE stream_pos > $1 AND stream_pos <= $2
 		ORDER BY stream_pos`
 	tailMovesSQL = `SELECT stream_pos, user_nid, room_nid FROM membership_changes WHERE stream_pos > $1 AND stream_pos <= $2 ORDER BY stream_pos`
 )
@@ -18,9 +18,9 @@ const (
 // TailLen is how many positions of the event stream a Tail keeps.
 const TailLen = 16 << 10
 
-// Tail keeps the end of the event stream in memory: which rooms the latest visible events belong to, and which
-// local users' memberships changed with them. Who follows the stream (each sleeping /sync does) asks the tail,
-// and the database is asked once for all of them.
+// Tail keeps the end of the event stream in memory: which rooms the latest events belong to, and which
+// local users' memberships changed with them. Who follows the stream (each sleeping /sync does, and what is sent to other
+// servers) asks the tail, and the database is asked once for all of them.
 //
 // It needs no invalidation: a position that is committed never changes its event, and Reach goes exactly up to
 // a position that its caller has read from the database.
@@ -31,16 +31,8 @@ type Tail struct {
 	mu      sync.RWMutex
 	// The tail covers the positions low < pos ≤ high; low is -1 until something is loaded.
 	low, high int64
-	events    []TailEvent
+	events    []StreamRow
 	moves     []tailMove
-}
-
-// TailEvent is a visible event of the tail.
-type TailEvent struct {
-	Pos   int64
-	Event nid.Event
-	Room  nid.Room
-	Type  nid.Type
 }
 
 // tailMove says that the membership of a local user changed.
@@ -51,7 +43,7 @@ type tailMove struct {
 }
 
 // Span is what a room has in a stretch of the stream: its visible events, in order.
-type Span struct{ Events []TailEvent }
+type Span struct{ Events []StreamRow }
 
 // First and Last give the positions of the first and the last event.
 func (s Span) First() int64 { return s.Events[0].Pos }
@@ -100,10 +92,10 @@ func (t *Tail) covers(to int64) bool {
 	return t.low >= 0 && to <= t.high
 }
 
-func (t *Tail) load(ctx context.Context, from, to int64) (events []TailEvent, moves []tailMove, err error) {
-	err = t.r.rows(ctx, tailEventsSQL, []any{from, to, hidden}, func(row func(...any) error) error {
-		var e TailEvent
-		err := row(&e.Pos, &e.Event, &e.Room, &e.Type)
+func (t *Tail) load(ctx context.Context, from, to int64) (events []StreamRow, moves []tailMove, err error) {
+	err = t.r.rows(ctx, tailEventsSQL, []any{from, to}, func(row func(...any) error) error {
+		var e StreamRow
+		err := row(&e.Pos, &e.Event, &e.Room, &e.Type, &e.Flags)
 		events = append(events, e)
 		return err
 	})
@@ -131,7 +123,7 @@ func (t *Tail) forget() {
 }
 
 // after gives the index of the first event after a position.
-func after(events []TailEvent, pos int64) int {
+func after(events []StreamRow, pos int64) int {
 	return sort.Search(len(events), func(i int) bool { return events[i].Pos > pos })
 }
 
@@ -149,7 +141,7 @@ func (t *Tail) Changed(from, to int64, in func(nid.Room) bool) (map[nid.Room]Spa
 		if e.Pos > to {
 			break
 		}
-		if !in(e.Room) {
+		if int64(e.Flags)&hidden != 0 || !in(e.Room) {
 			continue
 		}
 		if out == nil {
@@ -158,6 +150,27 @@ func (t *Tail) Changed(from, to int64, in func(nid.Room) bool) (map[nid.Room]Spa
 		out[e.Room] = Span{append(out[e.Room].Events, e)}
 	}
 	return out, true
+}
+
+// Page gives the events at the positions from < pos ≤ to, as EventStream does, and the position up to which these are all: where
+// there are limit of them, there may be more. to is committed.
+func (t *Tail) Page(ctx context.Context, from, to int64, limit int) (rows []StreamRow, end int64, err error) {
+	if err := t.Reach(ctx, to); err != nil {
+		return nil, 0, err
+	}
+	t.mu.RLock()
+	events, here := t.events, from >= t.low && to <= t.high
+	t.mu.RUnlock()
+	if here {
+		events = events[after(events, from):]
+		rows = slices.Clone(events[:min(limit, after(events, to))])
+	} else if rows, err = t.r.EventStream(ctx, from, to, limit); err != nil {
+		return nil, 0, err
+	}
+	if len(rows) == limit {
+		to = rows[limit-1].Pos
+	}
+	return rows, to, nil
 }
 
 // Moved tells whether a local user's membership in any room changed at the positions from < pos ≤ to. It reports
@@ -202,7 +215,7 @@ func (t *Tail) MembersChanged(room nid.Room, from, to int64) (changed, ok bool) 
 		if e.Pos > to {
 			break
 		}
-		if e.Room == room && e.Type == nid.TypeMember {
+		if e.Room == room && e.Type == nid.TypeMember && int64(e.Flags)&hidden == 0 {
 			return true, true
 		}
 	}
