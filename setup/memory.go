@@ -5,11 +5,13 @@ import (
 	"fmt"
 	"math"
 	"os"
+	"runtime"
 	"runtime/debug"
 	"runtime/metrics"
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"go.uber.org/automaxprocs/maxprocs"
 )
 
 const (
@@ -35,6 +37,27 @@ func SetMemoryLimit(c *Config) error {
 		memlimit.WithProvider(memlimit.ApplyFallback(memlimit.FromCgroup, memlimit.FromSystem)))
 	if err != nil {
 		return fmt.Errorf("memory limit: %w", err)
+	}
+	return nil
+}
+
+// SetProcessors makes a process that is held to less than a processor run Go on one thread at a time. The runtime takes two at
+// least, which then are up in half the time: in a cgroup of a fifth of a processor a message cost 15 % more. A GOMAXPROCS in the
+// environment stays. Only the command calls it.
+func SetProcessors() error {
+	if os.Getenv("GOMAXPROCS") != "" {
+		return nil
+	}
+	quota := math.Inf(1)
+	_, err := maxprocs.Set(maxprocs.Min(1), maxprocs.RoundQuotaFunc(func(q float64) int {
+		quota = q
+		return max(1, int(math.Ceil(q)))
+	}))
+	if quota >= 1 {
+		runtime.SetDefaultGOMAXPROCS() // and follows what the cgroup becomes
+	}
+	if err != nil {
+		return fmt.Errorf("processors: %w", err)
 	}
 	return nil
 }

@@ -29,6 +29,9 @@ func serve(cmd *cobra.Command, c setup.Config) error {
 	if err := setup.SetMemoryLimit(&c); err != nil {
 		return err
 	}
+	if err := setup.SetProcessors(); err != nil {
+		return err
+	}
 	go setup.ReturnMemory(cmd.Context())
 	log, err := setup.NewLogger(c.Log, cmd.ErrOrStderr())
 	if err != nil {

@@ -165,6 +165,7 @@ func (o *options) open(ctx context.Context, spec targetSpec, run string) (_ *run
 	for i, p := range r.processes {
 		if i > 0 {
 			t.Further, pids = append(t.Further, load.NewClient(p.URL)), append(pids, p.PID)
+			t.FurtherAdmins = append(t.FurtherAdmins, p.Admin)
 		}
 	}
 	if t.Server, err = tree(pids...); err != nil {

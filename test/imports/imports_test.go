@@ -201,7 +201,7 @@ var allowedModules = []string{
 	"github.com/golang-jwt/jwt/v5", "github.com/miekg/dns", "modernc.org/sqlite", "github.com/pressly/goose/v3",
 	"github.com/klauspost/compress", "github.com/prometheus/client_golang", "github.com/spf13/cobra", "github.com/spf13/pflag",
 	"golang.org/x/crypto", "golang.org/x/net", "golang.org/x/image", "golang.org/x/sync", "golang.org/x/sys", "golang.org/x/text", "golang.org/x/time",
-	"github.com/KimMachineGun/automemlimit", "github.com/cespare/xxhash/v2", "github.com/maypok86/otter/v2", "gopkg.in/yaml.v3",
+	"github.com/KimMachineGun/automemlimit", "go.uber.org/automaxprocs", "github.com/cespare/xxhash/v2", "github.com/maypok86/otter/v2", "gopkg.in/yaml.v3",
 	"github.com/nats-io/nats-server/v2", "github.com/nats-io/nats.go", "github.com/fxamacker/cbor/v2",
 }
 

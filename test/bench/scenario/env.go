@@ -36,8 +36,9 @@ type Target struct {
 	Embedded bool
 	// Disk measures the database's bytes on disk; nil: not to be seen from here.
 	Disk func(ctx context.Context) (int64, error)
-	// Admin is the base URL of Go's profiles; empty: there is none.
-	Admin string
+	// Admin is the base URL of Go's profiles; empty: there is none. FurtherAdmins are those of the other processes.
+	Admin         string
+	FurtherAdmins []string
 }
 
 // clients are those of all processes of the server.
@@ -91,7 +92,7 @@ func DefaultSizes() Sizes {
 		FanoutUsers: 200, FanoutMessages: 20, HistoryMessages: 4000, HistoryReaders: 4,
 		KeyUsers: 20, MediaFiles: 60, MediaBytes: 256 << 10, OverloadRequests: 3000,
 		RemoteMembers: 10_000, RemoteMany: 100_000, RemoteEvents: 2000, RemoteMessages: 500,
-		ScaleRooms: 40, ScaleUsers: 40, ScaleRequests: 320, Idle: 10 * time.Second, ScaleTime: 10 * time.Second,
+		ScaleRooms: 40, ScaleUsers: 40, ScaleRequests: 640, Idle: 10 * time.Second, ScaleTime: 10 * time.Second,
 	}
 }
 

@@ -22,33 +22,47 @@ const profileSeconds = 2
 // garbage collection, so one is asked for.
 const heap = "heap?gc=1"
 
-// profile collects Go's profiles during the windows of a row.
+// profile collects Go's profiles during the windows of a row: of several processes those of the CPU together, those of memory
+// of the first.
 type profile struct {
 	admin, base string
 	stop        chan struct{}
 	work        sync.WaitGroup
-	err         error // read after work
-	parts       []string
+
+	mu    sync.Mutex
+	err   error
+	parts []string
 }
 
 func startProfile(ctx context.Context, e *Env, row string) *profile {
 	p := &profile{admin: strings.TrimSuffix(e.Target.Admin, "/"), stop: make(chan struct{}),
 		base: filepath.Join(e.ProfileDir, e.Target.Name+"-"+row)}
-	p.err = errors.Join(os.MkdirAll(e.ProfileDir, 0o755), p.fetch(ctx, heap, p.base+".allocs.before"))
-	p.work.Go(func() {
-		for i := 0; p.err == nil; i++ {
-			part := fmt.Sprintf("%s.cpu.%d", p.base, i)
-			if p.err = p.fetch(ctx, fmt.Sprintf("profile?seconds=%d", profileSeconds), part); p.err == nil {
-				p.parts = append(p.parts, part)
-			}
-			select {
-			case <-p.stop:
-				return
-			default:
-			}
-		}
-	})
+	p.err = errors.Join(os.MkdirAll(e.ProfileDir, 0o755), p.fetch(ctx, p.admin, heap, p.base+".allocs.before"))
+	for n, admin := range append([]string{p.admin}, e.Target.FurtherAdmins...) {
+		p.work.Go(func() { p.cpu(ctx, admin, n) })
+	}
 	return p
+}
+
+// cpu fetches CPU profiles of the process n, one after the other.
+func (p *profile) cpu(ctx context.Context, admin string, n int) {
+	for i := 0; ; i++ {
+		part := fmt.Sprintf("%s.cpu.%d.%d", p.base, n, i)
+		err := p.fetch(ctx, admin, fmt.Sprintf("profile?seconds=%d", profileSeconds), part)
+		p.mu.Lock()
+		p.err = errors.Join(p.err, err)
+		p.parts = append(p.parts, part)
+		failed := p.err != nil
+		p.mu.Unlock()
+		select {
+		case <-p.stop:
+			return
+		default:
+		}
+		if failed {
+			return
+		}
+	}
 }
 
 // end waits for the last CPU profile, takes those of memory, and merges.
@@ -56,7 +70,7 @@ func (p *profile) end() error {
 	close(p.stop)
 	p.work.Wait()
 	ctx := context.Background()
-	err := errors.Join(p.err, p.fetch(ctx, heap, p.base+".heap"))
+	err := errors.Join(p.err, p.fetch(ctx, p.admin, heap, p.base+".heap"))
 	if err != nil {
 		return fmt.Errorf("profile: %w", err)
 	}
@@ -84,8 +98,8 @@ func merge(into string, args ...string) error {
 	return nil
 }
 
-func (p *profile) fetch(ctx context.Context, what, into string) (err error) {
-	req, err := http.NewRequestWithContext(ctx, http.MethodGet, p.admin+"/debug/pprof/"+what, nil)
+func (p *profile) fetch(ctx context.Context, admin, what, into string) (err error) {
+	req, err := http.NewRequestWithContext(ctx, http.MethodGet, admin+"/debug/pprof/"+what, nil)
 	if err != nil {
 		return err
 	}
