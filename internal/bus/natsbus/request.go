@@ -224,32 +224,6 @@ func (b *Bus) bounded(status byte, data []byte) (byte, []byte) {
 	return status, data
 }
 
-func (a answer) result() ([]byte, error) {
-	switch {
-	case errors.Is(a.err, nats.ErrMaxPayload):
-		return nil, ErrTooLarge
-	case errors.Is(a.err, nats.ErrConnectionClosed):
-		return nil, ErrClosed
-	case a.err != nil:
-		return nil, fmt.Errorf("natsbus: request: %w", a.err)
-	}
-	switch a.status {
-	case statusOK:
-		return a.data, nil
-	case statusError:
-		return nil, &RemoteError{Data: a.data}
-	case statusBusy:
-		return nil, ErrBusy
-	case statusTooLarge:
-		return nil, ErrTooLarge
-	case statusNoNode:
-		return nil, ErrNoNode
-	case statusClosed:
-		return nil, ErrClosed
-	}
-	return nil, fmt.Errorf("natsbus: request: unknown status %q of an answer", a.status)
-}
-
 func (a answer) value() ([]byte, error) {
 	switch {
 	case errors.Is(a.err, nats.ErrMaxPayload):
