@@ -11,6 +11,7 @@ import (
 	"time"
 
 	"github.com/KimMachineGun/automemlimit/memlimit"
+	"github.com/sirupsen/logrus"
 	"go.uber.org/automaxprocs/maxprocs"
 )
 
@@ -73,7 +74,7 @@ const (
 // ReturnMemory gives memory back to the system when a load is over, until ctx ends. The runtime by itself
 // keeps for minutes what a burst needed, and a part of it for as long as nothing happens. Only the
 // command calls it.
-func ReturnMemory(ctx context.Context) {
+func ReturnMemory(ctx context.Context, log logrus.FieldLogger) {
 	tick := time.NewTicker(memoryTick)
 	defer tick.Stop()
 	before := readHeap()
@@ -86,6 +87,9 @@ func ReturnMemory(ctx context.Context) {
 		now := readHeap()
 		if now.worthReturning(before) || first { // what starting took
 			debug.FreeOSMemory()
+			if err := returnProgram(); err != nil {
+				log.WithError(err).Debug("memory is not given back")
+			}
 		}
 		before = now
 	}

@@ -32,11 +32,11 @@ func serve(cmd *cobra.Command, c setup.Config) error {
 	if err := setup.SetProcessors(); err != nil {
 		return err
 	}
-	go setup.ReturnMemory(cmd.Context())
 	log, err := setup.NewLogger(c.Log, cmd.ErrOrStderr())
 	if err != nil {
 		return err
 	}
+	go setup.ReturnMemory(cmd.Context(), log)
 	server, err := setup.Run(cmd.Context(), c, setup.RunOptions{Log: log, Version: version(), Verify: os.Getenv("WEFT_VERIFY") == "1",
 		Reload: func(base setup.Config) (setup.Config, error) {
 			s, err := sources(cmd)
