@@ -71,6 +71,23 @@ func (w *world) count(q string) int64 {
 	return n
 }
 
+// TestEventsThatFollowEachOther shows that the pause between two looks at the stream depends on what a look took: a pause of its
+// greatest length would keep the second event for an hour.
+func TestEventsThatFollowEachOther(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		room, net := w.newRoom(alice, oscar), newNetwork()
+		limits := patientLimits()
+		limits.Pace = time.Hour
+		w.start(w.server(net, limits))
+		var want []id.Event
+		for range 5 {
+			want = append(want, room.talk(1)...)
+			net.waitGot(t, one, want...)
+		}
+		once(t, net.got(one), want)
+	})
+}
+
 func TestNobodyIsSentOwnEvents(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		room := w.newRoom(alice, oscar)

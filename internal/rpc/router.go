@@ -25,7 +25,7 @@ const (
 	watchEvery = time.Second      // a call that takes longer is looked after: does the other process live?
 	silentFor  = 3                // pings that are not answered in a row: then a process counts as one that cannot be reached
 	retryEvery = 250 * time.Millisecond
-	workers    = 256 // calls of one method that run at once, in the called process: those of rooms wait for each other's commits
+	workers    = 1024 // calls of one method that run at once, in the called process, whose components shed what is too much
 	pingName   = "rpc.ping"
 )
 
