@@ -98,6 +98,8 @@ type outbound struct {
 	wake   chan struct{} // the stream may have moved
 	routes *routes       // of what is followed
 	keys   [Shards]string
+	// handed counts the events that were handed out. Only the goroutine of serve uses it.
+	handed int
 	// late reads for shards that were taken and are not as far as the others yet; nil
 	// where there are none. It has read up to lateAt. Only the goroutine of serve uses
 	// these, and routes.
@@ -176,7 +178,11 @@ func (o *outbound) register(reg prometheus.Registerer) error {
 
 // restFactor is how many times as long as it took to read the stream nothing is read, up to the pace: a busy server reads
 // more at a time, and one at rest sends events that follow each other within milliseconds as they come.
-const restFactor = 9
+// Where there was nothing for others, as in each of many processes most of the time, the longest pause is idleFactor times the pace.
+const (
+	restFactor = 9
+	idleFactor = 5
+)
 
 // run sends until ctx ends, and leaves the shards to whoever comes next.
 func (o *outbound) run(ctx context.Context) error {
@@ -208,11 +214,15 @@ func (o *outbound) serve(ctx context.Context) {
 		if o.cfg.Shares != nil {
 			changed = o.cfg.Shares.Changed() // asked for before Owns is
 		}
-		began := time.Now()
+		began, handed := time.Now(), o.handed
 		try("read the event stream for other servers", o.follow)
+		pace := o.limits.Pace
+		if o.handed == handed {
+			pace *= idleFactor
+		}
 		select {
 		case <-ctx.Done():
-		case <-time.After(min(o.limits.Pace, restFactor*time.Since(began))):
+		case <-time.After(min(pace, restFactor*time.Since(began))):
 		}
 		select {
 		case <-ctx.Done():
@@ -334,6 +344,7 @@ func (o *outbound) page(ctx context.Context, r *routes, from, to int64) (int64, 
 	if err != nil {
 		return 0, err
 	}
+	o.handed += len(list)
 	o.handOut(list, from, to)
 	return to, nil
 }

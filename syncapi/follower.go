@@ -41,6 +41,8 @@ const (
 	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
 	// and what comes in the pause is stored with one statement.
 	followPace = 200 * time.Millisecond
+	// followTurn is for how many positions it is one process's turn.
+	followTurn = 1024
 	// followOthers is how long the process whose turn it is has, until the others do what it should have done.
 	followOthers = time.Second
 )
@@ -51,7 +53,7 @@ var errMoved = errors.New("the cursor was moved by another node")
 // follower reads the event stream and stores what follows from it: relations, threads and
 // notifications. It is moved on by whoever needs it first, one at a time; between nodes the cursor's row
 // decides. Where nobody needs it, one node moves it: whose turn it is depends on where the cursor stands, so that they
-// share the work evenly, and no two judge the same events.
+// share the work evenly, and no two judge the same events. A turn is long enough for what the node keeps in memory to be of use.
 type follower struct {
 	s      *Server
 	signal chan struct{}
@@ -198,30 +200,34 @@ func (f *follower) work(ctx context.Context, polled bool) (late bool) {
 	return late
 }
 
-// share follows the event stream up to a position if that is this node's to do, or if the node whose turn it was did not.
+// share follows the event stream up to a position as far as that is this node's to do, or the node whose turn it was did not.
 func (f *follower) share(ctx context.Context, at vector) (late bool, err error) {
 	f.mu.Lock()
 	defer f.mu.Unlock()
-	if f.pos >= at.Events {
+	for f.pos < at.Events {
+		if err := f.join(ctx, at); err != nil || f.pos >= at.Events {
+			return false, err
+		}
+		to := at.Events
+		if f.s.cfg.Shares != nil {
+			if !f.s.cfg.Shares.Owns("syncapi", "follow/"+strconv.FormatInt(f.stored/followTurn, 10)) {
+				switch now := f.s.now(); {
+				case f.due == 0 || f.stored >= f.due:
+					f.due, f.dueAt = at.Events, now.Add(followOthers)
+					return true, nil
+				case now.Before(f.dueAt):
+					return true, nil
+				}
+			}
+			to = min(to, (max(f.pos, f.stored)/followTurn+1)*followTurn)
+		}
 		f.due = 0
-		return false, nil
-	}
-	if err := f.join(ctx, at); err != nil {
-		return false, err
-	}
-	switch now := f.s.now(); {
-	case f.s.cfg.Shares == nil, f.s.cfg.Shares.Owns("syncapi", "follow/"+strconv.FormatInt(f.stored, 10)):
-	case f.pos >= at.Events:
-		f.due = 0
-		return false, nil
-	case f.due == 0 || f.stored >= f.due:
-		f.due, f.dueAt = at.Events, now.Add(followOthers)
-		return true, nil
-	case now.Before(f.dueAt):
-		return true, nil
+		if err := f.forward(ctx, to); err != nil {
+			return false, err
+		}
 	}
 	f.due = 0
-	return false, f.forward(ctx, at.Events)
+	return false, nil
 }
 
 func (f *follower) logged(ctx context.Context, err error) {
@@ -301,7 +307,7 @@ func (f *follower) forward(ctx context.Context, to int64) error {
 		if err != nil {
 			return err
 		}
-		if d.empty() && end-f.stored < followLazy {
+		if d.empty() && end-f.stored < followLazy && end%followTurn != 0 { // who has the next turn has to see that it has
 			f.pos = end
 			continue
 		}

@@ -7,6 +7,7 @@ import (
 	"flag"
 	"fmt"
 	"io"
+	"math/rand/v2"
 	"net"
 	"net/http"
 	"os"
@@ -193,12 +194,19 @@ func (c *cluster) addWith(args ...string) *node {
 	return n
 }
 
+// freeAddress finds a port for a process that is started again and again. The system would give one that it gives to
+// connections as well, and then nobody can listen there while such a connection lasts.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	must(t, err)
-	must(t, l.Close())
-	return l.Addr().String()
+	for {
+		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
+		if errors.Is(err, syscall.EADDRINUSE) {
+			continue
+		}
+		must(t, err)
+		must(t, l.Close())
+		return l.Addr().String()
+	}
 }
 
 // start starts all nodes at once and waits until they answer.
