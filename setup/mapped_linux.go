@@ -53,7 +53,7 @@ func cleanMappings(in io.Reader, file string) (out []mapping, err error) {
 			ours = false
 			continue
 		}
-		// 00400000-01a2b000 r-xp 00000000 fe:00 1234   /usr/bin/weft
+		// 00400000-01a2b000 r-xp 00000000 fe:00 1234   /usr/bin/weft; lines of another form are no mappings of a file
 		var perms, offset, device, inode, path string
 		var start, end uint64
 		if n, _ := fmt.Sscanf(lines.Text(), "%x-%x %s %s %s %s %s", &start, &end, &perms, &offset, &device, &inode, &path); n == 7 {
