@@ -198,5 +198,23 @@ func (o *outbound) look(ctx context.Context) error {
 	tell := o.others.poll(failing)
 	o.mu.Unlock()
 	o.publish(TopicAlive, notice{Servers: tell})
+	return o.lookWhoOwns(ctx)
+}
+
+// lookWhoOwns finds shards that another process took since. Whoever writes a cursor learns of it as well, but not where the
+// stream stands still; and what the other left behind, when it gave the shard up again, is known here only after taking it anew.
+func (o *outbound) lookWhoOwns(ctx context.Context) error {
+	owners, err := o.store.owners(ctx)
+	if err != nil {
+		return err
+	}
+	o.mu.Lock()
+	defer o.mu.Unlock()
+	for _, sh := range o.shares {
+		if sh != nil && owners[sh.n] != sh.owner {
+			sh.fenced = true
+			o.poke()
+		}
+	}
 	return nil
 }

@@ -20,7 +20,8 @@ const (
 	saveHeadSQL = takeHeadSQL
 	saveTailSQL = ` ON CONFLICT (shard) DO UPDATE SET pos = excluded.pos
 		WHERE fed_cursor.owner = excluded.owner AND fed_cursor.pos <= excluded.pos RETURNING shard, pos`
-	fenceSQL = `SELECT pos FROM fed_cursor WHERE shard = $1 AND owner = $2`
+	fenceSQL  = `SELECT pos FROM fed_cursor WHERE shard = $1 AND owner = $2`
+	ownersSQL = `SELECT shard, owner FROM fed_cursor`
 
 	selectBehindSQL = `SELECT server, pos, failures, retry_ts FROM fed_destinations`
 	upsertBehindSQL = `INSERT INTO fed_destinations (server, pos, failures, retry_ts) VALUES ($1, $2, $3, $4)
@@ -155,6 +156,25 @@ func (st outStore) fence(ctx context.Context, tx *sqldb.Tx, sh *share) error {
 		return fmt.Errorf("federationapi: looking whose a shard is: %w", err)
 	}
 	return nil
+}
+
+// owners gives who took each shard last.
+func (st outStore) owners(ctx context.Context) (map[int]int64, error) {
+	rows, err := st.db.Query(ctx, ownersSQL)
+	if err != nil {
+		return nil, fmt.Errorf("federationapi: reading whose the shards are: %w", err)
+	}
+	defer rows.Close()
+	out := make(map[int]int64, Shards)
+	for rows.Next() {
+		var n int
+		var owner int64
+		if err := rows.Scan(&n, &owner); err != nil {
+			return nil, fmt.Errorf("federationapi: reading whose the shards are: %w", err)
+		}
+		out[n] = owner
+	}
+	return out, rows.Err()
 }
 
 func listBehind(ctx context.Context, q sqldb.Querier) (out []behindRow, err error) {

@@ -254,6 +254,34 @@ func TestNodeDies(t *testing.T) {
 	})
 }
 
+// TestTakenAndGivenUpByAnother: the owner learns of it, and of what the other left
+// behind, although the stream stands still.
+func TestTakenAndGivenUpByAnother(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		room := w.newRoom(alice, oscar)
+		net := newNetwork()
+		a := w.node(net, quickLimits(), w.bus, allShards()...).start(w, true)
+		b := w.node(net, quickLimits(), w.bus).start(w, true)
+		net.waitGot(t, one, room.talk(3)...)
+		pos, err := stream.Position(w.ctx(), w.db, stream.Events)
+		w.ok(err)
+		eventually(t, "the cursors are at the end", func() bool { return w.count(cursorSQL) == pos && a.waiting() == 0 })
+		net.fails(one)
+		b.lots.set(true, false, shardOf(one))
+		b.share(t, one)
+		w.edu(b.Server, "m.direct_to_device", 1, true, "", one)
+		eventually(t, "it is left behind", func() bool { return w.count(`SELECT COUNT(*) FROM fed_destinations`) == 1 })
+		b.lots.set(false, false, shardOf(one))
+		eventually(t, "it is given up", func() bool { return len(b.holds()) == 0 })
+		net.fails()
+		eventually(t, "nothing is left on disk", func() bool {
+			w.ok(a.DestinationAlive(w.ctx(), one))
+			d := w.snapshot()
+			return len(d.behind) == 0 && len(d.edus) == 0
+		})
+	})
+}
+
 func TestOwnershipIsLookedAtBeforeEachTransaction(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		room := w.newRoom(alice, oscar)
@@ -404,6 +432,29 @@ func TestDurableEDUArrivesWithoutTheBus(t *testing.T) {
 		b := w.node(net, quickLimits(), deaf{w.bus}).start(w, true)
 		w.edu(b.Server, "m.direct_to_device", 1, true, "", one, two)
 		net.wait(t, "it arrived", func() bool { return len(net.edus(one)) > 0 && len(net.edus(two)) > 0 })
+	})
+}
+
+// TestEDUDeliveredByTwo: the second who removes it does not remove one that came since.
+func TestEDUDeliveredByTwo(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		st := w.server(newNetwork(), quiet()).out.store
+		put := func(body string) []storedEDU {
+			w.ok(st.putEDU(w.ctx(), []byte(body), []id.Server{one}, nil))
+			list, err := st.listEDUs(w.ctx(), one, 10)
+			w.ok(err)
+			if len(list) != 1 || string(list[0].edu) != body {
+				t.Fatalf("there is %v", list)
+			}
+			return list
+		}
+		first := put(`{"n":1}`)
+		w.ok(st.deleteEDUs(w.ctx(), first))
+		put(`{"n":2}`)
+		w.ok(st.deleteEDUs(w.ctx(), first))
+		if left := w.count(`SELECT COUNT(*) FROM fed_edus`); left != 1 {
+			t.Error("the second is gone")
+		}
 	})
 }
 

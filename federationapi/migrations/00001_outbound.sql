@@ -18,9 +18,9 @@ CREATE TABLE fed_destinations (
     retry_ts BIGINT NOT NULL
 );
 
--- EDUs that must arrive.
+-- EDUs that must arrive. No number is given twice: a row is removed by its number, and perhaps by two who both delivered it.
 CREATE TABLE fed_edus (
-    seq    BIGSERIAL PRIMARY KEY,
+    seq    BIGSERIAL PRIMARY KEY /*sqlite: AUTOINCREMENT */,
     server TEXT  NOT NULL,
     edu    BYTEA NOT NULL
 );
