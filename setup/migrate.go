@@ -76,7 +76,7 @@ func MigrateDatabase(ctx context.Context, c Config, from, to string, say func(fo
 
 // notData tells which tables belong to the program: they are made anew.
 func notData(table string) bool {
-	return strings.HasPrefix(table, "goose_") || strings.HasPrefix(table, "cluster_") || table == "migration_lock" || table == "rpc_spilled" ||
+	return strings.HasPrefix(table, "goose_") || strings.HasPrefix(table, "cluster_") || table == "migration_lock" || table == "schema_needs" || table == "rpc_spilled" ||
 		strings.HasPrefix(table, "media_") // bytes, and notes of files: media.TakeAll brings them
 }
 

@@ -10,6 +10,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/cluster"
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/internal/fedclient/guard"
@@ -39,6 +40,9 @@ func (s *Server) openDatabase(ctx context.Context) error {
 	s.db, err = sqldb.Open(ctx, s.cfg.databaseURL(), sqldb.Options{
 		Log: s.log.WithField("part", "database"), MaxConns: s.cfg.DatabaseConnections,
 		CacheBytes: s.cfg.share(pageCacheShare, 8*mib, 256*mib), Now: s.opts.Now,
+		Older: func(ctx context.Context, db *sqldb.DB, component string, oldest int64) error {
+			return cluster.NoneOlder(ctx, db, lookFor(&s.cfg), component, oldest)
+		},
 	})
 	if err != nil {
 		return fmt.Errorf("database: %w", err)

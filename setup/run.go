@@ -60,6 +60,7 @@ type Server struct {
 	events *eventstore.Reader
 	tail   *eventstore.Tail
 	key    serverkey.Key
+	took   bool // the server's settings were taken from the database
 	fed    *fedclient.Client
 	ring   *keyring.Keyring
 	reg    *prometheus.Registry
@@ -169,6 +170,10 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 	}
 	if s.parts, err = s.wire(ctx); err != nil {
 		return nil, err
+	}
+	// Only now do the others see what this process knows of the schema: what a newer one changed before that is seen here.
+	if err := s.db.CheckSchemas(ctx); err != nil {
+		return nil, fmt.Errorf("database: %w", err)
 	}
 	return s, nil
 }

@@ -67,19 +67,50 @@ func (s *Server) share(ctx context.Context) error {
 	return nil
 }
 
-// noteShared notes for other processes what this one was told.
+// noteShared notes for other processes what this one was told. One that took what is noted has nothing to tell.
 func (s *Server) noteShared(ctx context.Context) error {
 	if s.db.Dialect() != sqldb.Postgres {
 		return nil
+	}
+	if err := s.agreeOnMedia(ctx); err != nil || s.took {
+		return err
 	}
 	said, err := yaml.Marshal(s.cfg.shared())
 	if err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	if err := s.agreeOnMedia(ctx); err != nil {
+	noted, err := cluster.Setting(ctx, s.db, settingConfig, func() ([]byte, error) { return said, nil })
+	if err != nil {
 		return err
 	}
+	if said, err = keepUnknown(said, noted); err != nil {
+		return fmt.Errorf("the configuration noted in the database: %w", err)
+	}
 	return cluster.SetSetting(ctx, s.db, settingConfig, said)
+}
+
+// keepUnknown adds to what is to be noted the options that are noted already and are none of this program's: a newer one's, which runs
+// beside it while a cluster is upgraded.
+func keepUnknown(said, noted []byte) ([]byte, error) {
+	var now, before map[string]any
+	if err := errors.Join(yaml.Unmarshal(said, &now), yaml.Unmarshal(noted, &before)); err != nil {
+		return nil, err
+	}
+	for section, was := range before {
+		own, known := now[section]
+		if !known {
+			now[section] = was
+			continue
+		}
+		options, _ := own.(map[string]any)
+		earlier, _ := was.(map[string]any)
+		for name, value := range earlier {
+			if _, known := options[name]; !known && options != nil {
+				options[name] = value
+			}
+		}
+	}
+	return yaml.Marshal(now)
 }
 
 // The places where media may be. What is in one is not found in the other.
@@ -121,7 +152,8 @@ func (s *Server) takeShared(ctx context.Context) error {
 		return err
 	}
 	base := Default()
-	if err := base.parse(said); err != nil {
+	// A newer program may have noted options that this one does not know.
+	if err := yaml.Unmarshal(said, &base); err != nil {
 		return fmt.Errorf("the configuration noted in the database: %w", err)
 	}
 	c := base
@@ -138,7 +170,7 @@ func (s *Server) takeShared(ctx context.Context) error {
 	if err := c.Validate(); err != nil {
 		return fmt.Errorf("configuration: %w", err)
 	}
-	s.cfg = c
+	s.cfg, s.took = c, true
 	return nil
 }
 
@@ -194,7 +226,7 @@ func (s *Server) joinCluster(ctx context.Context, serves bool) (err error) {
 	}
 	beat, dead := time.Duration(s.cfg.Cluster.Heartbeat), time.Duration(s.cfg.Cluster.DeadAfter)
 	s.cluster, err = cluster.Join(ctx, cluster.Config{
-		DB: s.db, Log: s.part("cluster"), Components: components, Version: s.opts.Version,
+		DB: s.db, Log: s.part("cluster"), Components: components, Version: s.opts.Version, Schemas: s.db.Schemas,
 		Beat: beat, LeaseTime: (beat + dead) / 2, DeadAfter: dead, RemoveAfter: max(time.Minute, 2*dead),
 	})
 	if err != nil {

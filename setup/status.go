@@ -32,6 +32,9 @@ type NodeStatus struct {
 	Load       int64     `json:"load"`
 }
 
+// lookFor is how long to look at the table of processes to see who lives: a bit more than two heartbeats.
+func lookFor(c *Config) time.Duration { return 5 * time.Duration(c.Cluster.Heartbeat) / 2 }
+
 // ClusterStatus looks at the processes that share a PostgreSQL database, for a bit more than two heartbeats.
 func ClusterStatus(ctx context.Context, c *Config) (out Status, err error) {
 	if !c.postgres() {
@@ -47,7 +50,7 @@ func ClusterStatus(ctx context.Context, c *Config) (out Status, err error) {
 	if err := cluster.Migrate(ctx, s.db); err != nil {
 		return out, fmt.Errorf("database: %w", err)
 	}
-	list, err := cluster.Look(ctx, s.db, 5*time.Duration(c.Cluster.Heartbeat)/2)
+	list, err := cluster.Look(ctx, s.db, lookFor(c))
 	if err != nil {
 		return out, err
 	}

@@ -47,6 +47,7 @@ type Node struct {
 	Load       int64     // what the node said with SetLoad
 	Started    time.Time // by the node's own clock: for people, not for comparing
 	Leaving    bool      // it owns nothing any more
+	Schemas    string    // what it knows of the database's schema, as sqldb.DB.Schemas has it
 }
 
 // Status is what this node knows of a node.
@@ -64,6 +65,7 @@ type Config struct {
 	Components []string           // lower-case letters, digits and _; 1024 bytes together
 	Version    string             // at most 128 bytes
 	Address    string             // at most 300 bytes; may be empty, and set later
+	Schemas    func() string      // asked at each heartbeat; nil: nothing is said
 
 	Beat        time.Duration // between two heartbeats (1 s)
 	LeaseTime   time.Duration // how long a heartbeat lets this node own its share (3 s)

@@ -69,6 +69,9 @@ func (c *Cluster) noticeLoss(now time.Duration) {
 func (c *Cluster) write(ctx context.Context) error {
 	c.beatNo++
 	c.self.Load = c.load.Load()
+	if c.cfg.Schemas != nil {
+		c.self.Schemas = c.cfg.Schemas()
+	}
 	added, err := c.table.put(ctx, row{Node: c.self, beat: c.beatNo})
 	c.fresh = c.fresh || added // also when the outcome is not known
 	return err

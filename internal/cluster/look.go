@@ -3,7 +3,9 @@ package cluster
 import (
 	"context"
 	"fmt"
+	"slices"
 	"strconv"
+	"strings"
 	"time"
 
 	"weft/internal/sqldb"
@@ -76,4 +78,50 @@ func (v *view) shares() map[string]float64 {
 		out[id] = float64(owned[id]) / float64(n)
 	}
 	return out
+}
+
+const hasNodesSQL = `SELECT to_regclass('cluster_nodes') IS NOT NULL`
+
+// NoneOlder fails where nodes live that know less of a component's schema than up to a version; it looks for wait, which should be two
+// heartbeats or more, if there are any that do. A node that says nothing of the component has not come that far yet and knows less.
+func NoneOlder(ctx context.Context, db *sqldb.DB, wait time.Duration, component string, oldest int64) error {
+	if db.Dialect() != sqldb.Postgres {
+		return nil
+	}
+	var there bool
+	if err := db.QueryRow(ctx, hasNodesSQL).Scan(&there); err != nil || !there {
+		return err
+	}
+	rows, err := sqlTable{db}.list(ctx)
+	if err != nil {
+		return fmt.Errorf("cluster: read the nodes: %w", err)
+	}
+	if !slices.ContainsFunc(rows, func(r row) bool { return r.knows(component) < oldest }) {
+		return nil
+	}
+	seen, err := Look(ctx, db, wait)
+	if err != nil {
+		return err
+	}
+	for _, s := range seen {
+		if known := s.knows(component); s.Live && known < oldest {
+			return fmt.Errorf("the process %s (version %s) works with the database and knows the schema of %s up to version %d, where %d is needed: "+
+				"stop it, or upgrade it to a version in between first", s.ID, s.Version, component, known, oldest)
+		}
+	}
+	return nil
+}
+
+// knows gives up to which version a node knows the schema of a component; 0: it says nothing.
+func (n Node) knows(component string) int64 {
+	for part := range strings.SplitSeq(n.Schemas, ",") {
+		if name, version, ok := strings.Cut(part, ":"); ok && name == component {
+			v, err := strconv.ParseInt(version, 10, 64)
+			if err != nil {
+				return 0
+			}
+			return v
+		}
+	}
+	return 0
 }

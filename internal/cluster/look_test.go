@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"math"
+	"strings"
 	"testing"
 	"time"
 
@@ -39,4 +40,41 @@ func TestLook(t *testing.T) {
 			}
 		}
 	})
+}
+
+// TestNoneOlder: what a node that lives cannot go on with is refused; what one that is dead could not is not.
+func TestNoneOlder(t *testing.T) {
+	db, ctx := sqldbtest.Open(t, sqldbtest.PostgresURL(t)), t.Context()
+	const look = 300 * time.Millisecond
+	if err := NoneOlder(ctx, db, look, "rooms", 9); err != nil {
+		t.Errorf("without a table there is nobody: %v", err)
+	}
+	if err := Migrate(ctx, db); err != nil {
+		t.Fatal(err)
+	}
+	join := func(schemas string) *Cluster {
+		c, err := Join(ctx, Config{DB: db, Components: []string{"roomserver"}, Version: "1.2", Schemas: func() string { return schemas },
+			Beat: 10 * time.Millisecond, LeaseTime: 10 * time.Second, DeadAfter: 20 * time.Second})
+		if err != nil {
+			t.Fatal(err)
+		}
+		return c
+	}
+	live := join("cluster:1,rooms:3")
+	join("cluster:1,rooms:2") // dies at once
+	go live.Run(ctx)          //nolint:errcheck // always nil
+	for _, c := range []struct {
+		component string
+		oldest    int64
+		want      string
+	}{
+		{"rooms", 1, ""}, {"rooms", 3, ""}, {"cluster", 1, ""},
+		{"rooms", 4, "process " + live.Self().ID + " (version 1.2) works with the database and knows the schema of rooms up to version 3, where 4 is needed"},
+		{"room", 1, "up to version 0, where 1 is needed"},
+	} {
+		err := NoneOlder(ctx, db, look, c.component, c.oldest)
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s of %d: %v, want %q", c.component, c.oldest, err, c.want)
+		}
+	}
 }

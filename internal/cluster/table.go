@@ -38,10 +38,10 @@ type table interface {
 }
 
 const (
-	updateNodeSQL = `UPDATE cluster_nodes SET beat = $2, load = $3, leaving = $4, address = $5, http = $6 WHERE id = $1`
-	insertNodeSQL = `INSERT INTO cluster_nodes (id, beat, load, leaving, address, http, components, version, started)
-		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9)`
-	listNodesSQL = `SELECT id, beat, load, leaving, address, http, components, version, started FROM cluster_nodes
+	updateNodeSQL = `UPDATE cluster_nodes SET beat = $2, load = $3, leaving = $4, address = $5, http = $6, schemas = $7 WHERE id = $1`
+	insertNodeSQL = `INSERT INTO cluster_nodes (id, beat, load, leaving, address, http, schemas, components, version, started)
+		VALUES ($1, $2, $3, $4, $5, $6, $7, $8, $9, $10)`
+	listNodesSQL = `SELECT id, beat, load, leaving, address, http, schemas, components, version, started FROM cluster_nodes
 		ORDER BY id LIMIT $1`
 	removeNodeSQL = `DELETE FROM cluster_nodes WHERE id = $1 AND beat = $2`
 	leaveSQL      = `DELETE FROM cluster_nodes WHERE id = $1`
@@ -53,7 +53,7 @@ type sqlTable struct{ db *sqldb.DB }
 func (t sqlTable) put(ctx context.Context, r row) (added bool, err error) {
 	err = t.db.Update(ctx, func(tx *sqldb.Tx) error {
 		added = false
-		res, err := tx.Exec(ctx, updateNodeSQL, r.ID, r.beat, r.Load, r.Leaving, r.Address, r.HTTP)
+		res, err := tx.Exec(ctx, updateNodeSQL, r.ID, r.beat, r.Load, r.Leaving, r.Address, r.HTTP, r.Schemas)
 		if err != nil {
 			return err
 		}
@@ -62,7 +62,7 @@ func (t sqlTable) put(ctx context.Context, r row) (added bool, err error) {
 			return err
 		}
 		added = true
-		_, err = tx.Exec(ctx, insertNodeSQL, r.ID, r.beat, r.Load, r.Leaving, r.Address, r.HTTP,
+		_, err = tx.Exec(ctx, insertNodeSQL, r.ID, r.beat, r.Load, r.Leaving, r.Address, r.HTTP, r.Schemas,
 			strings.Join(r.Components, ","), r.Version, r.Started.UnixMilli())
 		return err
 	})
@@ -79,7 +79,7 @@ func (t sqlTable) list(ctx context.Context) (list []row, err error) {
 		var r row
 		var components string
 		var started, leaving int64
-		if err := rows.Scan(&r.ID, &r.beat, &r.Load, &leaving, &r.Address, &r.HTTP, &components, &r.Version, &started); err != nil {
+		if err := rows.Scan(&r.ID, &r.beat, &r.Load, &leaving, &r.Address, &r.HTTP, &r.Schemas, &components, &r.Version, &started); err != nil {
 			return nil, err
 		}
 		r.Leaving, r.Started = leaving != 0, time.UnixMilli(started)

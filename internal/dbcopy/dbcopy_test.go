@@ -52,7 +52,9 @@ func must(t *testing.T, err error) {
 }
 
 var options = dbcopy.Options{
-	Skip:     func(name string) bool { return strings.HasPrefix(name, "goose_") || name == "migration_lock" },
+	Skip: func(name string) bool {
+		return strings.HasPrefix(name, "goose_") || name == "migration_lock" || name == "schema_needs"
+	},
 	Telling:  []string{"kinds", "queue"},
 	Progress: func(dbcopy.Table) {},
 }

@@ -35,6 +35,9 @@ type Options struct {
 	CacheBytes int64
 	// Now is the clock (default time.Now), for the time bound of a batch and the report of slow transactions.
 	Now func() time.Time
+	// Older fails where processes work with the database that know less of a component's schema than up to a version. It is asked before a
+	// migration that they could not go on with. Nil: there are no others.
+	Older func(ctx context.Context, db *DB, component string, oldest int64) error
 }
 
 const (
@@ -94,6 +97,7 @@ type DB struct {
 	mu     sync.Mutex
 	closed bool
 	groups map[string]*Group
+	known  map[string]int64 // up to which version this program knows the schema of components
 
 	stats counters
 }

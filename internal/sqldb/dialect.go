@@ -27,7 +27,7 @@ const (
 )
 
 func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
-	db := &DB{dialect: SQLite, opts: o, groups: map[string]*Group{}}
+	db := &DB{dialect: SQLite, opts: o, groups: map[string]*Group{}, known: map[string]int64{}}
 	if path == "" {
 		return nil, errors.New("database URL sqlite: names no file")
 	}
@@ -202,7 +202,7 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if syncCommit == "off" {
 		o.Log.Warn("the Postgres server has synchronous_commit=off: a crash of it can lose what was acknowledged")
 	}
-	return &DB{dialect: Postgres, opts: o, write: pool, read: pool, groups: map[string]*Group{}}, nil
+	return &DB{dialect: Postgres, opts: o, write: pool, read: pool, groups: map[string]*Group{}, known: map[string]int64{}}, nil
 }
 
 var (

@@ -79,5 +79,17 @@
 //	/*sqlite: words */      words, in SQLite only, such as WITHOUT ROWID
 //	/*postgres: words */    words, in Postgres only
 //
-// They run forward only, each file in a transaction, under a lock, and a database from the future is refused.
+// They run forward only, each file in a transaction, under a lock.
+//
+// # Old and new programs on one database
+//
+// Processes of a release and of the next one run together while a cluster is upgraded. So a release expands, and a later one contracts:
+// what the programs of the release before still use is not taken away, and they do not miss what is new. A migration
+// for which that holds says up to which version a program has to know the schema to go on with it:
+//
+//	-- weft: oldest 3
+//
+// Programs that know the schema up to version 3 or later can use what the migration makes, also if they start after it.
+// Where a migration says nothing, none but programs that know it can. Before one runs that takes something away from programs that
+// still run, Options.Older refuses it; one that starts later is refused by what is noted in the table schema_needs.
 package sqldb

@@ -2,6 +2,7 @@ package sqldb
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -17,7 +18,7 @@ var componentName = regexp.MustCompile(`^[a-z][a-z0-9_]{0,40}$`)
 // Migrate brings the schema of a component to the newest version in fsys: files named NNNNN_what.sql, at the
 // top or in a folder "migrations", each with "-- +goose Up" and no way down. The version is kept in the table
 // goose_<component>. Nodes that start together wait for each other. A database that a newer program
-// has migrated is refused.
+// has migrated is used where the newer migrations say that this one can (the package's text), and refused else.
 func (db *DB) Migrate(ctx context.Context, component string, fsys fs.FS) error {
 	if !componentName.MatchString(component) {
 		return fmt.Errorf("migrate: %q is no name for a component", component)
@@ -44,16 +45,40 @@ func (db *DB) Migrate(ctx context.Context, component string, fsys fs.FS) error {
 	if err != nil {
 		return fmt.Errorf("migrate %s: %w", component, err)
 	}
-	current, target, err := p.GetVersions(ctx)
+	current, err := p.GetDBVersion(ctx)
 	if err != nil {
 		return fmt.Errorf("migrate %s: %w", component, connectionError(err))
 	}
+	var target int64 // not as GetVersions has it: that is the last by name
+	for _, source := range p.ListSources() {
+		target = max(target, source.Version)
+	}
+	db.mu.Lock()
+	db.known[component] = target
+	db.mu.Unlock()
 	if current > target {
-		return fmt.Errorf("migrate %s: the database's schema has version %d, this program knows versions up to %d: "+
-			"it was used by a newer program; run that, or restore a backup", component, current, target)
+		oldest, err := db.needOf(ctx, component)
+		if err != nil {
+			return fmt.Errorf("migrate %s: %w", component, connectionError(err))
+		}
+		if oldest = cmp.Or(oldest, current); oldest > target {
+			return fmt.Errorf("migrate %s: %w", component, tooOld(component, oldest, target))
+		}
+		db.opts.Log.WithField("component", component).WithField("version", current).WithField("known", target).
+			Info("a newer program has changed the database's schema; this one can use it")
+		return nil
+	}
+	lower, err := db.raise(ctx, component, fsys, p.ListSources(), current)
+	if err != nil {
+		return fmt.Errorf("migrate %s from version %d: %w", component, current, connectionError(err))
 	}
 	done, err := p.Up(ctx)
 	if err != nil {
+		reached, vErr := p.GetDBVersion(ctx)
+		if vErr == nil {
+			vErr = lower(reached)
+		}
+		err = errors.Join(err, vErr)
 		return fmt.Errorf("migrate %s from version %d: %w", component, current, connectionError(err))
 	}
 	if len(done) > 0 {
@@ -77,11 +102,14 @@ const (
 // process and one writing connection; there is nothing to lock.
 func (db *DB) lockMigrations(ctx context.Context) (unlock func(), err error) {
 	if db.dialect == SQLite {
-		return func() {}, nil
+		_, err := db.Exec(ctx, createNeedsSQL)
+		return func() {}, err
 	}
 	for attempt := 1; ; attempt++ {
 		// Postgres does not guard CREATE … IF NOT EXISTS against itself: one of two that meet can fail.
-		_, err = db.Exec(ctx, createLockSQL)
+		if _, err = db.Exec(ctx, createLockSQL); err == nil {
+			_, err = db.Exec(ctx, createNeedsSQL)
+		}
 		met := IsUniqueViolation(err) || pgCode(err) == pgDuplicateTable || pgCode(err) == pgDuplicateObject
 		if err == nil || attempt == maxAttempts || !met {
 			break

@@ -1,6 +1,8 @@
 package sqldb_test
 
 import (
+	"context"
+	"errors"
 	"strings"
 	"sync"
 	"testing"
@@ -101,4 +103,83 @@ func TestMigrateTogether(t *testing.T) {
 		})
 	}
 	wg.Wait()
+}
+
+// TestOldAndNewPrograms: an older program goes on with what a newer one made as far as that says so, and a newer one takes
+// nothing away from older ones that still run.
+func TestOldAndNewPrograms(t *testing.T) {
+	const third = `CREATE TABLE more (a BIGINT);`
+	upTo := func(n int) fstest.MapFS {
+		m := files(map[string]string{"00001_first.sql": v1})
+		if n >= 2 {
+			m["00002_second.sql"] = &fstest.MapFile{Data: []byte("-- weft: oldest 1\n-- +goose Up\n" + v2)}
+		}
+		if n >= 3 {
+			m["0003_third.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\n-- weft: oldest 2\n" + third)}
+		}
+		if n >= 4 {
+			m["00004_fourth.sql"] = &fstest.MapFile{Data: []byte("-- +goose Up\nDROP TABLE more;")}
+		}
+		return m
+	}
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		url, ctx := newURL(), t.Context()
+		var running int64 // what the oldest program knows that runs; 0: there is none
+		asked := 0
+		open := func() *sqldb.DB {
+			db, err := sqldb.Open(ctx, url, sqldb.Options{Older: func(_ context.Context, _ *sqldb.DB, component string, oldest int64) error {
+				asked++
+				if component != "things" {
+					t.Errorf("asked for %s", component)
+				}
+				if running > 0 && running < oldest {
+					return errors.New("an older one runs")
+				}
+				return nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return db
+		}
+		migrate := func(db *sqldb.DB, n int, want string) {
+			t.Helper()
+			err := db.Migrate(ctx, "things", upTo(n))
+			if (err == nil) != (want == "") || err != nil && !strings.Contains(err.Error(), want) {
+				t.Fatalf("a program that knows version %d: %v, want %q", n, err, want)
+			}
+		}
+		oldest := open()
+		migrate(oldest, 1, "")
+		running = 1
+		migrate(open(), 2, "") // it says that programs of version 1 can use it
+		migrate(open(), 1, "") // and they can, also when they start after it
+		if err := oldest.CheckSchemas(ctx); err != nil || oldest.Schemas() != "things:1" || asked > 0 {
+			t.Errorf("the oldest goes on: %v, %q, asked %d times", err, oldest.Schemas(), asked)
+		}
+		migrate(open(), 3, "an older one runs")
+		migrate(open(), 1, "") // nothing was changed
+		running = 2
+		migrate(open(), 4, "an older one runs") // all that is new is looked at before anything is done
+		migrate(open(), 1, "")
+		migrate(open(), 3, "")
+		migrate(open(), 2, "")
+		migrate(open(), 1, "needs a program that knows it up to version 2, this program knows versions up to 1")
+		if err := oldest.CheckSchemas(ctx); err == nil || !strings.Contains(err.Error(), "up to version 2") {
+			t.Errorf("one that looked before: %v", err)
+		}
+		running = 0
+		migrate(open(), 4, "")
+		migrate(open(), 3, "up to version 4")
+		migrate(open(), 4, "")
+		bad := files(map[string]string{"00001_first.sql": v1, "00002_bad.sql": "-- weft: oldest 3\nCREATE TABLE bad (a BIGINT);"})
+		if err := open().Migrate(ctx, "others", bad); err == nil || !strings.Contains(err.Error(), "not 1 to 2") {
+			t.Errorf("a migration that needs more than there is: %v", err)
+		}
+	})
 }

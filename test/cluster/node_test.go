@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"bytes"
+	"cmp"
 	"context"
 	"errors"
 	"flag"
@@ -79,6 +80,7 @@ type node struct {
 	args  []string
 	env   []string // beside the test's own
 	inner bool     // it is the program with faults inside
+	other string   // another program, instead of the one of this tree
 
 	// What its connections go through, where newStormy made it: to the database, and from the others to its bus and for the
 	// requests that they hand on.
@@ -225,7 +227,7 @@ func (n *node) start() { n.launch(); n.await() }
 func (n *node) launch() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
-	program, args := binary, n.args
+	program, args := cmp.Or(n.other, binary), n.args
 	if n.inner {
 		program, args = faulty, joined(n.args[1:])
 	}

@@ -297,6 +297,8 @@ func TestOlderProgramMeetsNewerSchema(t *testing.T) {
 		for _, component := range []string{"eventstore", "cluster", "syncapi"} {
 			_, err := db.Exec(ctx, `INSERT INTO goose_`+component+` (version_id, is_applied) VALUES (9999, TRUE)`)
 			must(t, err)
+			_, err = db.Exec(ctx, `UPDATE schema_needs SET oldest = 9999 WHERE component = $1`, component)
+			must(t, err)
 			old := c.add()
 			old.launch()
 			<-old.exited
@@ -304,6 +306,8 @@ func TestOlderProgramMeetsNewerSchema(t *testing.T) {
 				t.Errorf("an older program: %v\n%s", old.result, out)
 			}
 			_, err = db.Exec(ctx, `DELETE FROM goose_`+component+` WHERE version_id = 9999`)
+			must(t, err)
+			_, err = db.Exec(ctx, `UPDATE schema_needs SET oldest = 1 WHERE component = $1`, component)
 			must(t, err)
 		}
 		w.sent(20)

@@ -9,7 +9,8 @@ CREATE TABLE cluster_nodes (
     address    TEXT   NOT NULL,
     http       TEXT   NOT NULL,
     components TEXT   NOT NULL,
-    version    TEXT   NOT NULL
+    version    TEXT   NOT NULL,
+    schemas    TEXT   NOT NULL
 ) /*postgres: WITH (fillfactor = 10) */ /*sqlite: WITHOUT ROWID */;
 
 -- What all nodes share.
