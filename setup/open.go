@@ -168,7 +168,7 @@ func (s *Server) handler(stopping <-chan struct{}) (http.Handler, error) {
 			return s.ring.VerifyRequest(r, body, id.Server(s.cfg.ServerName))
 		},
 		Limits: s.cfg.limits(), MaxRunning: int64(s.cfg.MaxRequests), Stopping: stopping,
-		TrustedProxies: proxies, Metrics: s.reg,
+		TrustedProxies: proxies, Unavailable: sqldb.Unavailable, Metrics: s.reg,
 	}, s.parts.routes...), nil
 }
 
@@ -184,11 +184,16 @@ func (c *Config) limits() httpapi.Limits {
 	return l
 }
 
+// checkTimeout bounds the question of /health to the database: who asks is not to wait until it comes back.
+const checkTimeout = 2 * time.Second
+
 // check is the health check: the process was not told to stop, and the database must answer.
 func (s *Server) check(ctx context.Context) error {
 	if s.stopping.Load() {
 		return errStopping
 	}
+	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
+	defer cancel()
 	var one int
 	if err := s.db.QueryRow(ctx, "SELECT 1").Scan(&one); err != nil {
 		return fmt.Errorf("database: %w", err)

@@ -42,8 +42,11 @@ type Config struct {
 	Stopping <-chan struct{}
 	// TrustedProxies may name the client in X-Forwarded-For.
 	TrustedProxies []netip.Prefix
-	Metrics        prometheus.Registerer // may be nil
-	Now            func() time.Time      // nil: time.Now
+	// Unavailable tells of an error that what this server needs (its database) cannot do its work just now: the answer is 503
+	// instead of 500, and says when to ask again. Nil: of none.
+	Unavailable func(err error) bool
+	Metrics     prometheus.Registerer // may be nil
+	Now         func() time.Time      // nil: time.Now
 }
 
 type handler struct {
@@ -148,6 +151,7 @@ func (h *handler) run(ctx context.Context, w http.ResponseWriter, e *endpoint, r
 		if ctx.Err() != nil {
 			return statusClientGone, err // nobody reads an answer
 		}
+		err = h.unavailable(err)
 		status, wErr := h.writeError(w, err)
 		return status, errors.Join(err, wErr)
 	}
@@ -286,7 +290,11 @@ func (p *panicError) Error() string { return fmt.Sprintf("panic: %v", p.value) }
 func (h *handler) finish(e *endpoint, req *Request, status int, err error, took time.Duration) {
 	h.metrics.done(e, status, took)
 	level := logrus.DebugLevel
-	if status >= http.StatusInternalServerError && merr.From(err).Status == http.StatusInternalServerError {
+	var away *unavailableError
+	switch {
+	case errors.As(err, &away):
+		level = logrus.WarnLevel
+	case status >= http.StatusInternalServerError && merr.From(err).Status == http.StatusInternalServerError:
 		level = logrus.ErrorLevel
 	}
 	if !h.cfg.Log.Logger.IsLevelEnabled(level) {

@@ -446,3 +446,19 @@ func TestMetrics(t *testing.T) {
 	}
 	t.Error("no request was counted")
 }
+
+// What passes by itself is answered with 503 and a time to wait, unless the handler says something else of it.
+func TestUnavailable(t *testing.T) {
+	away := errors.New("the database is away")
+	fail := func(err error) Handler { return func(context.Context, *Request) (any, error) { return nil, err } }
+	f := newFixture(t, func(c *Config) { c.Unavailable = func(err error) bool { return errors.Is(err, away) } },
+		Route{Method: "GET", Path: "/_matrix/client/v3/away", Handler: fail(fmt.Errorf("reading: %w", away))},
+		Route{Method: "GET", Path: "/_matrix/client/v3/said", Handler: fail(errors.Join(merr.Forbidden("no"), away))},
+		Route{Method: "GET", Path: "/_matrix/client/v3/broken", Handler: fail(errors.New("broken"))})
+	w := f.do(t, "GET", "/_matrix/client/v3/away", "")
+	if got := checkError(t, w, 503, "M_UNKNOWN"); got["retry_after_ms"] != 1000.0 || w.Header().Get("Retry-After") != "1" || strings.Contains(w.Body.String(), "database") {
+		t.Errorf("it says %v and %v", got, w.Header())
+	}
+	checkError(t, f.do(t, "GET", "/_matrix/client/v3/said", ""), 403, "M_FORBIDDEN")
+	checkError(t, f.do(t, "GET", "/_matrix/client/v3/broken", ""), 500, "M_UNKNOWN")
+}

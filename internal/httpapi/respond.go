@@ -3,6 +3,7 @@ package httpapi
 import (
 	"bytes"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"io"
 	"math"
@@ -109,6 +110,25 @@ func (h *handler) writeError(w http.ResponseWriter, err error) (int, error) {
 		return 0, fmt.Errorf("marshal error response: %w", mErr)
 	}
 	return e.Status, h.writeBytes(w, e.Status, body)
+}
+
+// unavailableError is an error that passes: the client may ask again.
+type unavailableError struct {
+	answer *merr.Error
+	cause  error
+}
+
+func (e *unavailableError) Error() string   { return e.cause.Error() }
+func (e *unavailableError) Unwrap() []error { return []error{e.answer, e.cause} }
+
+// unavailable makes errors of what is not available just now answers that say so.
+func (h *handler) unavailable(err error) error {
+	var said *merr.Error
+	if h.cfg.Unavailable == nil || errors.As(err, &said) || !h.cfg.Unavailable(err) {
+		return err
+	}
+	return &unavailableError{cause: err, answer: merr.New(http.StatusServiceUnavailable, "M_UNKNOWN", "the server cannot reach its data just now; try again").
+		With("retry_after_ms", int64(1000))}
 }
 
 // abortError says that the answer was begun and cannot be finished.

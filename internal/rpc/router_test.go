@@ -75,6 +75,8 @@ func (p *part) Fail(_ context.Context, kind string) error {
 		return fmt.Errorf("in the middle: %w", merr.Forbidden("not you"))
 	case "deadline":
 		return fmt.Errorf("asking another server: %w", context.DeadlineExceeded)
+	case "away":
+		return fmt.Errorf("sending: %w", sqldb.ErrConnectionLost)
 	case "plain":
 		return errors.New("the disk is full")
 	case "panic":
@@ -420,6 +422,11 @@ func TestErrorsStayThemselves(t *testing.T) {
 		}
 	}
 	var m *merr.Error
+	// What is away there is away, and not broken: here the error itself says so to who answers the request.
+	if err := (remote{caller: front}).Fail(t.Context(), "away"); !errors.As(err, &m) || m.Status != 503 || m.Extra["retry_after_ms"] == nil ||
+		!strings.Contains(err.Error(), "connection to the database lost") {
+		t.Errorf("a database that is away: %v", err)
+	}
 	if err := (remote{caller: front}).Fail(t.Context(), "matrix"); !errors.As(err, &m) || m.Extra["retry_after_ms"] != int64(7) {
 		t.Errorf("the time to wait is %v", m.Extra)
 	}

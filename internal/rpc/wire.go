@@ -8,6 +8,7 @@ import (
 
 	"github.com/fxamacker/cbor/v2"
 
+	"weft/internal/sqldb"
 	"weft/matrix/merr"
 )
 
@@ -57,6 +58,7 @@ const (
 	plainError    = 0
 	matrixError   = 1 // an *merr.Error
 	deadlineError = 2 // context.DeadlineExceeded: the component's own deadline
+	awayError     = 3 // the database cannot do its work just now
 )
 
 // sentError is an error as it travels.
@@ -86,6 +88,8 @@ func encodeError(err error) []byte {
 		}
 	case errors.Is(err, context.DeadlineExceeded):
 		s.Kind = deadlineError
+	case sqldb.Unavailable(err):
+		s.Kind = awayError
 	}
 	data, cErr := encMode.Marshal(s)
 	if cErr != nil { // of a struct of texts and numbers: it does not happen
@@ -108,6 +112,8 @@ func decodeError(data []byte) error {
 		return &remoteError{s.Text, m}
 	case deadlineError:
 		return &remoteError{s.Text, context.DeadlineExceeded}
+	case awayError:
+		return &remoteError{s.Text, unavailable("the server cannot reach its data just now; try again")}
 	}
 	return &remoteError{text: s.Text}
 }

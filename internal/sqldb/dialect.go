@@ -20,10 +20,10 @@ import (
 // This file is all that differs between the databases, apart from error codes (errors.go).
 
 const (
-	busyTimeout    = 5 * time.Second  // another process in the same file: a backup, a shell
-	connectTimeout = 10 * time.Second // Postgres, when the URL names none
-	walPages       = 4000             // 16 MiB: a checkpoint every so many pages written
-	walBytesKept   = 64 << 20         // a log that grew beyond is cut when it is emptied
+	busyTimeout    = 5 * time.Second // another process in the same file: a backup, a shell
+	connectTimeout = 4 * time.Second // to one host of Postgres, when the URL names none
+	walPages       = 4000            // 16 MiB: a checkpoint every so many pages written
+	walBytesKept   = 64 << 20        // a log that grew beyond is cut when it is emptied
 )
 
 func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
@@ -185,11 +185,10 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner, err := pq.NewConnectorConfig(cfg)
+	inner, err := newHosts(cfg, o)
 	if err != nil {
-		return nil, fmt.Errorf("database URL: %w", err)
+		return nil, err
 	}
-	inner.Dialer(newDialer())
 	pool := sql.OpenDB(&connector{Connector: inner, dialect: Postgres})
 	pool.SetMaxOpenConns(o.MaxConns)
 	pool.SetMaxIdleConns(o.MaxConns)

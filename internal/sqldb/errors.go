@@ -52,6 +52,7 @@ const (
 	pgDuplicateTable       = "42P07"
 	pgDuplicateObject      = "42710"
 	pgConnectionClass      = "08"
+	pgResourcesClass       = "53" // a full disk, no memory, too many connections
 )
 
 // SQLite result codes, https://www.sqlite.org/rescode.html; the low byte is the primary one.
@@ -136,6 +137,20 @@ func isRetryable(err error) bool {
 		return true
 	}
 	return isStalePlan(err) || isConnectionLost(err)
+}
+
+// Unavailable tells whether an error is that of a database that cannot do its work just now, and may be asked again: it is away or full, has too
+// much to do, or others were in the way for too long.
+func Unavailable(err error) bool {
+	if err == nil {
+		return false
+	}
+	if errors.Is(err, ErrUnknownOutcome) || errors.Is(err, ErrConnectionLost) || errors.Is(err, ErrClosed) || isRetryable(err) ||
+		strings.HasPrefix(pgCode(err), pgResourcesClass) {
+		return true
+	}
+	var away *hostsError
+	return sqliteCode(err)&0xff == sqliteFull || errors.As(err, &away)
 }
 
 // endsTransaction: SQLite may have rolled back the whole transaction with the failing statement,
