@@ -94,6 +94,11 @@ type DB struct {
 	mu     sync.Mutex
 	closed bool
 	groups map[string]*Group
+	// immutable are all statements that replicas may be asked.
+	immutable []*Immutable
+
+	replicas  atomic.Pointer[replicas] // nil: there are none
+	connector *connector               // Postgres: to the primary
 
 	stats counters
 }
@@ -154,6 +159,9 @@ func (db *DB) Close() error {
 		db.writer.close()
 	}
 	var errs []error
+	if r := db.replicas.Load(); r != nil {
+		errs = append(errs, r.close())
+	}
 	// The readers first: the last connection of a SQLite database empties its write-ahead log.
 	if db.read != db.write {
 		errs = append(errs, db.read.Close())
