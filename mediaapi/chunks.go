@@ -36,8 +36,10 @@ const (
 	unnamedHashesSQL = `SELECT hash FROM media_blobs WHERE variant = '' AND hash > $1
 		AND NOT EXISTS (SELECT 1 FROM media WHERE media.hash = media_blobs.hash) ORDER BY hash LIMIT $2`
 
-	insertChunkSQL  = `INSERT INTO media_chunks (blob, n, data) VALUES ($1, $2, $3)`
-	selectChunkSQL  = `SELECT data FROM media_chunks WHERE blob = $1 AND n = $2`
+	insertChunkSQL = `INSERT INTO media_chunks (blob, n, data) VALUES ($1, $2, $3)`
+	selectChunkSQL = `SELECT data FROM media_chunks WHERE blob = $1 AND n = $2`
+	// For read replicas: the list has one number.
+	replicaChunkSQL = `SELECT data FROM media_chunks WHERE blob = $1 AND n IN `
 	deleteChunksSQL = `DELETE FROM media_chunks WHERE blob = $1`
 
 	beginUploadSQL = `INSERT INTO media_uploads (blob, moved_ts) VALUES ($1, $2)`
@@ -56,12 +58,21 @@ const (
 // bytes meet in, on whichever nodes: both lock it, then look at the rows of media, and a store brings its own bytes in
 // case they were removed just now. The clock decides only when a file that stopped coming is given up, and whoever
 // then goes on with it is told so.
+//
+// Read replicas may be asked for chunks (sqldb.Immutable): each is written once, under an ID made of random bytes, and never updated. Who may
+// have the media is decided before, and the row of media_blobs with the ID is read on the primary. A chunk that
+// was removed since then may still come from a replica: to a download that was allowed when it began, with the bytes that it asked for.
 type chunks struct {
-	db  *sqldb.DB
-	now func() time.Time
+	db       *sqldb.DB
+	now      func() time.Time
+	replicas *sqldb.Immutable
 }
 
 var _ blobs = chunks{}
+
+func newChunks(db *sqldb.DB, now func() time.Time) chunks {
+	return chunks{db: db, now: now, replicas: db.Immutable(replicaChunkSQL, 1)}
+}
 
 func newBlobID() []byte {
 	raw := make([]byte, 16)
@@ -200,7 +211,7 @@ func (c chunks) find(ctx context.Context, hash []byte, variant string) (blob, er
 		return blob{}, fmt.Errorf("mediaapi: finding bytes: %w", err)
 	}
 	return blob{size: size, open: func(ctx context.Context) (io.ReadCloser, error) {
-		return &chunkReader{ctx: ctx, db: c.db, id: id, left: size}, nil
+		return &chunkReader{ctx: ctx, from: c, id: id, left: size}, nil
 	}}, nil
 }
 
@@ -287,7 +298,7 @@ func touches(res sql.Result, err error) (bool, error) {
 // chunkReader reads a blob chunk by chunk, and holds no connection in between. It belongs to one request, whose context it has.
 type chunkReader struct {
 	ctx  context.Context
-	db   *sqldb.DB
+	from chunks
 	id   []byte
 	next int
 	left int64  // bytes that were not loaded yet
@@ -296,27 +307,56 @@ type chunkReader struct {
 }
 
 // load reads the next chunk; io.EOF after the last.
-func (r *chunkReader) load() (err error) {
+func (r *chunkReader) load() error {
 	if r.left == 0 {
 		return io.EOF
 	}
-	rows, err := r.db.Query(r.ctx, selectChunkSQL, r.id, r.next)
-	if err != nil {
-		return fmt.Errorf("mediaapi: reading bytes: %w", err)
-	}
-	var raw sql.RawBytes // not copied twice
-	if rows.Next() {
-		err = rows.Scan(&raw)
-		r.buf = append(r.buf[:0], raw...)
-	}
-	if err = errors.Join(err, rows.Err(), rows.Close()); err != nil {
-		return fmt.Errorf("mediaapi: reading bytes: %w", err)
-	}
-	if raw == nil || int64(len(r.buf)) != min(r.left, chunkSize) {
-		return fmt.Errorf("mediaapi: chunk %d is missing or short: %w", r.next, io.ErrUnexpectedEOF)
+	if !r.askReplica() {
+		if err := r.askPrimary(); err != nil {
+			return fmt.Errorf("mediaapi: reading bytes: %w", err)
+		}
+		if int64(len(r.buf)) != min(r.left, chunkSize) {
+			return fmt.Errorf("mediaapi: chunk %d is missing or short: %w", r.next, io.ErrUnexpectedEOF)
+		}
 	}
 	r.rest, r.next, r.left = r.buf, r.next+1, r.left-int64(len(r.buf))
 	return nil
+}
+
+// askPrimary reads the next chunk into buf; nothing where there is none.
+func (r *chunkReader) askPrimary() error {
+	rows, err := r.from.db.Query(r.ctx, selectChunkSQL, r.id, r.next)
+	if err != nil {
+		return err
+	}
+	r.buf = r.buf[:0]
+	var raw sql.RawBytes // not copied twice
+	if rows.Next() {
+		err = rows.Scan(&raw)
+		r.buf = append(r.buf, raw...)
+	}
+	return errors.Join(err, rows.Err(), rows.Close())
+}
+
+// askReplica reads the next chunk into buf, if a replica has it.
+func (r *chunkReader) askReplica() bool {
+	if !r.from.replicas.Ready() {
+		return false
+	}
+	buf := r.buf // given away: it comes back with the answer
+	a := sqldb.Ask(r.ctx, r.from.replicas, []any{r.id}, []any{r.next}, func(row func(...any) error) ([]byte, error) {
+		var raw sql.RawBytes
+		err := row(&raw)
+		return append(buf[:0], raw...), err
+	})
+	if a == nil {
+		return false
+	}
+	r.buf = nil
+	if rows := a.Rows(r.ctx); len(rows) == 1 && int64(len(rows[0])) == min(r.left, chunkSize) {
+		r.buf = rows[0]
+	}
+	return r.buf != nil
 }
 
 // Read implements io.Reader.

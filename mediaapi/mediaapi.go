@@ -108,7 +108,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	now := func() time.Time { return s.Now() }
 	s.blobs = folder{spool: sp, root: cfg.Dir, db: cfg.DB, now: now}
 	if cfg.InDatabase {
-		s.blobs = chunks{db: cfg.DB, now: now}
+		s.blobs = newChunks(cfg.DB, now)
 	}
 	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil

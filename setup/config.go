@@ -12,8 +12,10 @@ type Config struct {
 	DataDir    string `yaml:"data_dir" flag:"data" doc:"Folder of the signing key, the SQLite database and media."`
 	Database   string `yaml:"database" flag:"database" secret:"url" doc:"sqlite:PATH or postgres://USER:PASSWORD@HOST/NAME. Empty: sqlite:weft.db in data_dir. The URL may name several hosts (postgres://USER:PASSWORD@A,B/NAME): the one that takes writes is used. Connections get a lock_timeout of 3 s (five times) and an idle_in_transaction_session_timeout of 4 s, among others, unless the URL sets them (?lock_timeout=2s); the first should be the shorter. Through a pooler that refuses such parameters (pgbouncer) add ?timeouts=off and set them with ALTER ROLE: without them a frozen process can stop all others that share the database."`
 	// DatabaseConnections bounds the pool.
-	DatabaseConnections int    `yaml:"database_connections" doc:"The most connections to PostgreSQL, or readers of SQLite. 0: chosen by the number of processors."`
-	SigningKey          string `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir. With PostgreSQL the key is in the database; a file that is there at the first start is taken up."`
+	DatabaseConnections int `yaml:"database_connections" doc:"The most connections to PostgreSQL, or readers of SQLite. 0: chosen by the number of processors."`
+	// DatabaseReplicas serve what never changes.
+	DatabaseReplicas []string `yaml:"database_replicas" secret:"yes" doc:"postgres://USER:PASSWORD@HOST/NAME of standbys by streaming replication of a PostgreSQL database, one host each. They serve what never changes (the JSON of events, nodes of room states, media), in turn, by as many connections each as database_connections allows; what they lack, and all else, is read on the primary, so it does not matter how far behind they are. One that fails, or takes longer than 500 ms, is left alone for a while. One of another database is refused."`
+	SigningKey       string   `yaml:"signing_key" doc:"File of the server's signing key; made at the first start. Empty: signing.key in data_dir. With PostgreSQL the key is in the database; a file that is there at the first start is taken up."`
 
 	Listeners       []Listener `yaml:"listeners" doc:"Addresses to serve all APIs on."`
 	AdminListen     string     `yaml:"admin_listen" flag:"admin-listen" doc:"Address of /metrics, /health and /health/live, in plain HTTP. Empty: none."`

@@ -258,3 +258,31 @@ func FuzzParseConfig(f *testing.F) {
 		}
 	})
 }
+
+func TestReplicasNeedPostgres(t *testing.T) {
+	const pg = "postgres://weft:secret@db/weft"
+	many := strings.Repeat(pg+",", 17)
+	for _, c := range []struct{ name, database, replicas, want string }{
+		{"one", pg, pg, ""},
+		{"two", pg, pg + ", postgresql://other/weft", ""},
+		{"SQLite", "sqlite:weft.db", pg, "database_replicas: needs PostgreSQL"},
+		{"by default SQLite", "", pg, "database_replicas: needs PostgreSQL"},
+		{"of SQLite", pg, "sqlite:weft.db", "database_replicas[0]: must be postgres://"},
+		{"too many", pg, many, "database_replicas: 17 are more than 16"},
+	} {
+		cfg, err := Load(Sources{Environ: []string{"WEFT_DATABASE=" + c.database, "WEFT_DATABASE_REPLICAS=" + c.replicas}, Flags: valid()})
+		if err == nil {
+			err = cfg.Validate()
+		}
+		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
+			t.Errorf("%s: %v, want %q", c.name, err, c.want)
+		}
+		if c.want != "" {
+			continue
+		}
+		var printed bytes.Buffer
+		if err := cfg.Print(&printed); err != nil || strings.Contains(printed.String(), "secret@") {
+			t.Errorf("%s: %v: %s", c.name, err, printed.String())
+		}
+	}
+}

@@ -37,6 +37,16 @@ func newRegistry(version string, db *sqldb.DB, b *bus.Local) *prometheus.Registr
 	counter("weft_db_retries_total", "Transactions run again after a conflict.", func() float64 { return float64(db.Stats().Retries) })
 	gauge("weft_db_queued", "Write functions waiting.", func() float64 { return float64(db.Stats().Queued) })
 	gauge("weft_db_connections_in_use", "Database connections in use.", func() float64 { return float64(db.Stats().InUse) })
+	for result, value := range map[string]func(sqldb.ReplicaStats) int64{
+		"found": func(s sqldb.ReplicaStats) int64 { return s.Found }, "missed": func(s sqldb.ReplicaStats) int64 { return s.Missed },
+		"failed": func(s sqldb.ReplicaStats) int64 { return s.Failed }, "passed": func(s sqldb.ReplicaStats) int64 { return s.Passed },
+	} {
+		reg.MustRegister(prometheus.NewCounterFunc(prometheus.CounterOpts{
+			Name: "weft_db_replica_reads_total", ConstLabels: prometheus.Labels{"result": result},
+			Help: "Reads of what replicas may serve: found there; missed or failed there, or passed because no replica was fit to be asked, and so read on the primary.",
+		}, func() float64 { return float64(value(db.ReplicaStats())) }))
+	}
+	gauge("weft_db_replicas_used", "Read replicas that are asked now.", func() float64 { return float64(db.ReplicaStats().Used) })
 	gauge("weft_db_bytes", "Size of the database on disk, free pages included; -1 where it cannot be told.", func() float64 {
 		ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
 		defer cancel()

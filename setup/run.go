@@ -97,6 +97,10 @@ func Run(ctx context.Context, cfg Config, o RunOptions) (*Server, error) {
 	if err := s.noteShared(ctx); err != nil {
 		return nil, errors.Join(err, s.close())
 	}
+	// All statements that go there are made by now, and their tables too.
+	if err := s.db.UseReplicas(ctx, cfg.DatabaseReplicas); err != nil {
+		return nil, errors.Join(fmt.Errorf("database_replicas: %w", err), s.close())
+	}
 	stopping, stopPolls := context.WithCancel(context.WithoutCancel(ctx))
 	if err := s.listen(ctx, stopping.Done()); err != nil {
 		stopPolls()

@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/sqldb"
 	"weft/matrix/event"
 	"weft/matrix/id"
 )
@@ -40,6 +41,7 @@ func (c *Config) Validate() error {
 	if c.DatabaseConnections < 0 || c.DatabaseConnections > 1000 {
 		fail("database_connections", "must be between 0 and 1000")
 	}
+	c.validateReplicas(fail)
 	c.validateListeners(fail)
 	c.validateComponents(fail)
 	if h, d := time.Duration(c.Cluster.Heartbeat), time.Duration(c.Cluster.DeadAfter); h < 10*time.Millisecond || d < 3*h || d > time.Minute/2 {
@@ -62,8 +64,24 @@ func (c *Config) Validate() error {
 }
 
 // postgres tells whether the database is one that several processes can share.
-func (c *Config) postgres() bool {
-	return strings.HasPrefix(c.Database, "postgres://") || strings.HasPrefix(c.Database, "postgresql://")
+func (c *Config) postgres() bool { return isPostgres(c.Database) }
+
+func isPostgres(url string) bool {
+	return strings.HasPrefix(url, "postgres://") || strings.HasPrefix(url, "postgresql://")
+}
+
+func (c *Config) validateReplicas(fail func(key, format string, args ...any)) {
+	switch n := len(c.DatabaseReplicas); {
+	case n > 0 && !c.postgres():
+		fail("database_replicas", "needs PostgreSQL: a SQLite database has none")
+	case n > sqldb.MaxReplicas:
+		fail("database_replicas", "%d are more than %d", n, sqldb.MaxReplicas)
+	}
+	for i, u := range c.DatabaseReplicas {
+		if !isPostgres(u) {
+			fail(fmt.Sprintf("database_replicas[%d]", i), "must be postgres://…")
+		}
+	}
 }
 
 func (c *Config) validateListeners(fail func(key, format string, args ...any)) {

@@ -37,7 +37,7 @@ const authSQL = `SELECT event_nid, auth_nids FROM events WHERE event_nid IN `
 
 // AuthNIDs gives the auth events of events. Unknown numbers are missing in the result.
 func (r *Reader) AuthNIDs(ctx context.Context, events []nid.Event) (map[nid.Event][]nid.Event, error) {
-	return lookup(ctx, r, r.caches.edges, events, func(n nid.Event) any { return int64(n) }, authSQL,
+	return lookup(ctx, r, r.caches.edges, nil, events, func(n nid.Event) any { return int64(n) }, authSQL,
 		func(row func(...any) error) (n nid.Event, auth []nid.Event, err error) {
 			var b []byte
 			if err := row(&n, &b); err != nil {

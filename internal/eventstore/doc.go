@@ -5,7 +5,7 @@
 //
 // Any component reads through a Reader, straight from the database: events and
 // state are immutable, so no component needs a copy of them or a call to their
-// owner, and read replicas can serve them. Only the room server writes, through the
+// owner. Only the room server writes, through the
 // package eventstore/write below this one.
 //
 // # What is stored
@@ -36,6 +36,23 @@
 // Nothing that a rolled-back transaction wrote can reach the caches: NIDs are
 // reserved in transactions of their own and never handed out twice, and a Reader
 // that looks into an unfinished transaction (see Uncommitted) fills no cache.
+//
+// # What read replicas serve
+//
+// Of what may be cached, that which is named by what it holds or by a number that is never given twice, and by no statement
+// updated (replicas.go): the JSON of events, state nodes, and the text of event types and state keys. It does not matter then how
+// old the replica is, and what it lacks is asked of the primary.
+//
+//   - Of an event's row only the JSON is taken, which is most of it. The other columns come from the primary, at the same time, auth_nids too: those of
+//     an event that was stored before some of its auth events are completed later (see Forget), and the old list would
+//     stay in the cache. So an event that was deleted does not come back, and the ID must be the same in both.
+//   - A state node that a sweep removed may be read from a replica, as from the cache of a process: the roots come from rows of the primary or from
+//     a writer's memory, which the sweep respects (package write). Written again, it is the same node under the same hash.
+//   - Event types and state keys are never removed. Numbers are asked for only by who has read them in a row of the primary or in a state node.
+//   - That there is no such row is never learned from a replica. Nor are numbers looked up there by text or ID.
+//
+// Events that came within the last second or two are not asked of a replica at all, so that nobody asks in vain for what another process has just
+// written. Snapshot, Uncommitted and Primary give Readers that use none.
 //
 // # Every list in batches
 //

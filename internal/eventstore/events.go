@@ -207,12 +207,7 @@ func (r *Reader) records(ctx context.Context, events []nid.Event) (map[nid.Event
 	}
 	const size = 500
 	for ; len(rest) > 0; rest = rest[min(size, len(rest)):] {
-		var raws []*rawRecord
-		err := r.each(ctx, recordsSQL, nil, rest[:min(size, len(rest))], func(row func(...any) error) error {
-			w := &rawRecord{}
-			raws = append(raws, w)
-			return row(&w.nid, &w.room, &w.typ, &w.key, &w.id, &w.set, &w.json)
-		})
+		raws, err := r.rawRecords(ctx, rest[:min(size, len(rest))])
 		if err != nil {
 			return nil, err
 		}
@@ -226,6 +221,21 @@ func (r *Reader) records(ctx context.Context, events []nid.Event) (map[nid.Event
 		}
 	}
 	return out, nil
+}
+
+// rawRecords reads the rows of records; of those with a replica, the JSON from there.
+func (r *Reader) rawRecords(ctx context.Context, events []any) (raws []*rawRecord, err error) {
+	if r.immutable.json.Ready() {
+		if raws, asked, err := r.splitRecords(ctx, events); asked || err != nil {
+			return raws, err
+		}
+	}
+	err = r.each(ctx, recordsSQL, nil, events, func(row func(...any) error) error {
+		w := &rawRecord{}
+		raws = append(raws, w)
+		return row(&w.nid, &w.room, &w.typ, &w.key, &w.id, &w.set, &w.json)
+	})
+	return raws, err
 }
 
 // parse turns rows into records.
@@ -391,7 +401,7 @@ func (r *Reader) NID(ctx context.Context, event id.Event) (nid.Event, error) {
 
 // NIDs gives the numbers of events. Events that are not here are missing in the result.
 func (r *Reader) NIDs(ctx context.Context, events []id.Event) (map[id.Event]nid.Event, error) {
-	return lookup(ctx, r, r.caches.nids, events, func(e id.Event) any { return EncodeEventID(e)[:eventIDPrefix] }, nidsSQL,
+	return lookup(ctx, r, r.caches.nids, nil, events, func(e id.Event) any { return EncodeEventID(e)[:eventIDPrefix] }, nidsSQL,
 		func(row func(...any) error) (e id.Event, n nid.Event, err error) {
 			var b []byte
 			if err := row(&b, &n); err != nil {
@@ -422,7 +432,7 @@ func (r *Reader) EventIDs(ctx context.Context, events []nid.Event) ([]id.Event, 
 
 // eventIDs gives the IDs of events. Unknown numbers are missing in the result.
 func (r *Reader) eventIDs(ctx context.Context, events []nid.Event) (map[nid.Event]id.Event, error) {
-	return lookup(ctx, r, r.caches.ids, events, func(n nid.Event) any { return int64(n) }, eventIDsSQL,
+	return lookup(ctx, r, r.caches.ids, nil, events, func(n nid.Event) any { return int64(n) }, eventIDsSQL,
 		func(row func(...any) error) (n nid.Event, e id.Event, err error) {
 			var b []byte
 			if err := row(&n, &b); err != nil {

@@ -180,7 +180,9 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 	auth, err := r.r.NIDs(ctx, ev.AuthEvents)
 	r.ok(err)
 	for _, a := range ev.AuthEvents {
-		e.AuthNIDs = append(e.AuthNIDs, auth[a])
+		if n, ok := auth[a]; ok {
+			e.AuthNIDs = append(e.AuthNIDs, n)
+		}
 	}
 	if o.flags&eventstore.Outlier == 0 {
 		e.HasState, e.StateBefore = true, r.state

@@ -18,7 +18,7 @@ const (
 
 // Types gives the text of event types. Unknown numbers are missing in the result.
 func (r *Reader) Types(ctx context.Context, types []nid.Type) (map[nid.Type]string, error) {
-	return lookup(ctx, r, r.caches.types, types, func(t nid.Type) any { return int64(t) }, typesSQL,
+	return lookup(ctx, r, r.caches.types, r.immutable.types, types, func(t nid.Type) any { return int64(t) }, typesSQL,
 		func(row func(...any) error) (n nid.Type, text string, err error) {
 			var b []byte
 			err = row(&n, &b)
@@ -29,7 +29,7 @@ func (r *Reader) Types(ctx context.Context, types []nid.Type) (map[nid.Type]stri
 // TypeNIDs gives the numbers of event types. Types that no event ever had may be
 // missing in the result.
 func (r *Reader) TypeNIDs(ctx context.Context, types []string) (map[string]nid.Type, error) {
-	return lookup(ctx, r, r.caches.typeNIDs, types, func(s string) any { return []byte(s) }, typeNIDsSQL,
+	return lookup(ctx, r, r.caches.typeNIDs, nil, types, func(s string) any { return []byte(s) }, typeNIDsSQL,
 		func(row func(...any) error) (text string, n nid.Type, err error) {
 			var b []byte
 			err = row(&n, &b)
@@ -45,7 +45,7 @@ func (r *Reader) TypeNID(ctx context.Context, typ string) (nid.Type, error) {
 
 // StateKeys gives the text of state keys. Unknown numbers are missing in the result.
 func (r *Reader) StateKeys(ctx context.Context, keys []nid.StateKey) (map[nid.StateKey]string, error) {
-	return lookup(ctx, r, r.caches.keys, keys, func(k nid.StateKey) any { return int64(k) }, stateKeysSQL,
+	return lookup(ctx, r, r.caches.keys, r.immutable.keys, keys, func(k nid.StateKey) any { return int64(k) }, stateKeysSQL,
 		func(row func(...any) error) (n nid.StateKey, text string, err error) {
 			var b []byte
 			err = row(&n, &b)
@@ -56,7 +56,7 @@ func (r *Reader) StateKeys(ctx context.Context, keys []nid.StateKey) (map[nid.St
 // StateKeyNIDs gives the numbers of state keys and users. Those never used may be
 // missing in the result.
 func (r *Reader) StateKeyNIDs(ctx context.Context, keys []string) (map[string]nid.StateKey, error) {
-	return lookup(ctx, r, r.caches.keyNIDs, keys, func(s string) any { return []byte(s) }, stateKeyNIDSQL,
+	return lookup(ctx, r, r.caches.keyNIDs, nil, keys, func(s string) any { return []byte(s) }, stateKeyNIDSQL,
 		func(row func(...any) error) (text string, n nid.StateKey, err error) {
 			var b []byte
 			err = row(&n, &b)

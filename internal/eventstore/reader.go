@@ -44,6 +44,8 @@ type Reader struct {
 	fill   bool // whether what is read may go into the caches
 	codec  *Codec
 	caches *caches
+	// immutable are the statements that replicas may be asked; none where all is read from the primary.
+	immutable immutable
 }
 
 // Open makes a Reader over a migrated database.
@@ -56,14 +58,14 @@ func Open(db *sqldb.DB, o Options) (*Reader, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: caches: %w", err)
 	}
-	return &Reader{q: db, fill: true, codec: codec, caches: c}, nil
+	return &Reader{q: db, fill: true, codec: codec, caches: c, immutable: newImmutable(db)}, nil
 }
 
 // Snapshot gives a Reader with the same caches that reads through a transaction of
 // sqldb.DB.View, so that several calls see one moment. It ends with the transaction.
 func (r *Reader) Snapshot(tx *sqldb.Tx) *Reader {
 	c := *r
-	c.q = tx
+	c.q, c.immutable = tx, immutable{}
 	return &c
 }
 
@@ -72,7 +74,7 @@ func (r *Reader) Snapshot(tx *sqldb.Tx) *Reader {
 // with the transaction.
 func (r *Reader) Uncommitted(tx *sqldb.Tx) *Reader {
 	c := *r
-	c.q, c.fill = tx, false
+	c.q, c.fill, c.immutable = tx, false, immutable{}
 	return &c
 }
 
@@ -81,6 +83,13 @@ func (r *Reader) Uncommitted(tx *sqldb.Tx) *Reader {
 func (r *Reader) Scanning() *Reader {
 	c := *r
 	c.fill = false
+	return &c
+}
+
+// Primary gives a Reader that asks no replicas: for who looks whether all is right, or removes what is not needed.
+func (r *Reader) Primary() *Reader {
+	c := *r
+	c.immutable = immutable{}
 	return &c
 }
 
@@ -183,8 +192,8 @@ func (r *Reader) CacheStats() CacheStats {
 
 // lookup answers a list of keys from a cache and, for the rest, from the
 // database. Keys that do not exist are missing in the result. q ends in a list
-// of keys; scan reads one row.
-func lookup[K comparable, V any](ctx context.Context, r *Reader, cache *otter.Cache[K, V], keys []K, arg func(K) any, q string,
+// of keys; scan reads one row, and touches nothing else. replicas is q for replicas, or nil.
+func lookup[K comparable, V any](ctx context.Context, r *Reader, cache *otter.Cache[K, V], replicas *sqldb.Immutable, keys []K, arg func(K) any, q string,
 	scan func(row func(...any) error) (K, V, error)) (map[K]V, error) {
 	out := make(map[K]V, len(keys))
 	var rest []any
@@ -198,6 +207,15 @@ func lookup[K comparable, V any](ctx context.Context, r *Reader, cache *otter.Ca
 			out[k] = v
 		} else {
 			rest = append(rest, arg(k))
+		}
+	}
+	if len(rest) > 0 && replicas.Ready() {
+		lookupOnReplica(ctx, r, cache, replicas, rest, out, scan)
+		rest = rest[:0]
+		for k := range asked {
+			if _, ok := out[k]; !ok {
+				rest = append(rest, arg(k))
+			}
 		}
 	}
 	err := sqldb.Chunk(rest, func(part []any) error {

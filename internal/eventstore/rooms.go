@@ -166,7 +166,7 @@ func (r *Reader) RoomNID(ctx context.Context, room id.Room) (nid.Room, error) {
 
 // RoomNIDs gives the numbers of rooms. Unknown rooms are missing in the result.
 func (r *Reader) RoomNIDs(ctx context.Context, rooms []id.Room) (map[id.Room]nid.Room, error) {
-	return lookup(ctx, r, r.caches.roomNIDs, rooms, func(i id.Room) any { return string(i) }, roomNIDsSQL,
+	return lookup(ctx, r, r.caches.roomNIDs, nil, rooms, func(i id.Room) any { return string(i) }, roomNIDsSQL,
 		func(row func(...any) error) (i id.Room, n nid.Room, err error) {
 			err = row(&i, &n)
 			return i, n, err

@@ -24,7 +24,7 @@ func (r *Reader) Node(ctx context.Context, h statetree.Hash) ([]byte, error) {
 
 // Nodes implements statetree.BatchLoader.
 func (r *Reader) Nodes(ctx context.Context, hashes []statetree.Hash) ([][]byte, error) {
-	m, err := lookup(ctx, r, r.caches.nodes, hashes, func(h statetree.Hash) any { return h[:] }, nodesSQL,
+	m, err := lookup(ctx, r, r.caches.nodes, r.immutable.nodes, hashes, func(h statetree.Hash) any { return h[:] }, nodesSQL,
 		func(row func(...any) error) (h statetree.Hash, node []byte, err error) {
 			var b []byte
 			if err := row(&b, &node); err != nil {

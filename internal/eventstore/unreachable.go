@@ -18,7 +18,7 @@ const (
 // Unreachable counts the state nodes and the outliers that nothing refers to. It reads everything
 // and holds much of it in memory: it is for tests and measurements, with writers at rest.
 func (r *Reader) Unreachable(ctx context.Context) (nodes, outliers int, err error) {
-	u := unreachable{r: r.Scanning(), used: make(map[nid.Event]bool), auth: make(map[nid.Event][]nid.Event), nodes: make(map[statetree.Hash]bool)}
+	u := unreachable{r: r.Scanning().Primary(), used: make(map[nid.Event]bool), auth: make(map[nid.Event][]nid.Event), nodes: make(map[statetree.Hash]bool)}
 	if err := u.load(ctx); err != nil {
 		return 0, 0, fmt.Errorf("eventstore: looking for what is unreachable: %w", err)
 	}

@@ -22,7 +22,7 @@ const (
 // are here, and the state before it is a canonical tree. It returns all that it
 // finds, up to a hundred problems, and reads everything: it is for tests and repairs.
 func (r *Reader) Verify(ctx context.Context) error {
-	v := verifier{Reader: r.Scanning(), roots: make(map[statetree.Root]bool)}
+	v := verifier{Reader: r.Scanning().Primary(), roots: make(map[statetree.Root]bool)}
 	for after := nid.Room(0); ; {
 		rooms, err := v.ListRooms(ctx, after, pageSize)
 		if err != nil {

@@ -98,6 +98,11 @@ type DB struct {
 	closed bool
 	groups map[string]*Group
 	known  map[string]int64 // up to which version this program knows the schema of components
+	// immutable are all statements that replicas may be asked.
+	immutable []*Immutable
+
+	replicas  atomic.Pointer[replicas] // nil: there are none
+	connector *connector               // Postgres: to the primary
 
 	stats counters
 }
@@ -158,6 +163,9 @@ func (db *DB) Close() error {
 		db.writer.close()
 	}
 	var errs []error
+	if r := db.replicas.Load(); r != nil {
+		errs = append(errs, r.close())
+	}
 	// The readers first: the last connection of a SQLite database empties its write-ahead log.
 	if db.read != db.write {
 		errs = append(errs, db.read.Close())

@@ -145,7 +145,8 @@ func sessionSettings() map[string]string {
 	}
 }
 
-func postgresConfig(dsn string) (pq.Config, error) {
+// postgresConfig reads a URL. The settings are sent for each connection, unless the URL has them.
+func postgresConfig(dsn string, settings map[string]string) (pq.Config, error) {
 	cfg, err := pq.NewConfig(dsn)
 	if err != nil {
 		return cfg, fmt.Errorf("database URL: %w", err)
@@ -172,7 +173,7 @@ func postgresConfig(dsn string) (pq.Config, error) {
 		return cfg, nil
 	}
 	options := strings.ReplaceAll(cfg.Options, "-", "_") // --lock-timeout is lock_timeout
-	for name, value := range sessionSettings() {
+	for name, value := range settings {
 		if _, ok := runtime[name]; !ok && !strings.Contains(options, name) {
 			runtime[name] = value
 		}
@@ -181,7 +182,7 @@ func postgresConfig(dsn string) (pq.Config, error) {
 }
 
 func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
-	cfg, err := postgresConfig(dsn)
+	cfg, err := postgresConfig(dsn, sessionSettings())
 	if err != nil {
 		return nil, err
 	}
@@ -189,7 +190,8 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := sql.OpenDB(&connector{Connector: inner, dialect: Postgres})
+	c := &connector{Connector: inner, dialect: Postgres}
+	pool := sql.OpenDB(c)
 	pool.SetMaxOpenConns(o.MaxConns)
 	pool.SetMaxIdleConns(o.MaxConns)
 	pool.SetConnMaxIdleTime(postgresIdleTime)
@@ -201,7 +203,9 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if syncCommit == "off" {
 		o.Log.Warn("the Postgres server has synchronous_commit=off: a crash of it can lose what was acknowledged")
 	}
-	return &DB{dialect: Postgres, opts: o, write: pool, read: pool, groups: map[string]*Group{}, known: map[string]int64{}}, nil
+	return &DB{
+		dialect: Postgres, opts: o, write: pool, read: pool, connector: c, groups: map[string]*Group{}, known: map[string]int64{},
+	}, nil
 }
 
 var (

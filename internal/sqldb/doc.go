@@ -46,6 +46,18 @@
 // takes writes (target_session_attrs=read-write, unless the URL says otherwise). A connection whose server turns out
 // to take none is dropped, and the transaction runs again on another.
 //
+// # Read replicas
+//
+// UseReplicas names standbys by streaming replication. They get only statements that are Immutable (immutable.go says what that takes), by Ask,
+// and what they do not have is asked of the primary: so they may be behind as far as they like. All else is for the primary, and all in
+// a transaction, snapshots too.
+//
+// A replica that fails, or does not answer within 500 ms, is left alone for a while, and one that lacked a row is not asked the same
+// kind of thing for a second. No request fails for that, and only those wait that were under way. Each connection is asked first whether it leads
+// to a standby of this very database, on the primary's timeline: those promise that a number means the same on both. What is
+// left open by that are the 5 minutes that a connection lives after a failover which lost commits, and there what processes
+// have in memory lies in the same way.
+//
 // # Prepared statements
 //
 // They live in a cache in each connection, below database/sql (driver.go): whoever runs a text with arguments, on

@@ -4,6 +4,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"maps"
 	"os"
 	"path"
 	"path/filepath"
@@ -315,6 +316,30 @@ func TestRulesRefuse(t *testing.T) {
 		if refused != c.refused {
 			t.Errorf("%s → %s: refused %v", c.from, c.to, refused)
 		}
+	}
+}
+
+// A read replica may be behind, so only statements whose answers never change may go there: each of these places says why its are.
+func TestReplicasAreAskedInFewPlaces(t *testing.T) {
+	allowed := map[string]int{"weft/internal/eventstore/replicas.go": 4, "weft/mediaapi/chunks.go": 1}
+	found := make(map[string]int)
+	for _, p := range repository(t) {
+		files, err := filepath.Glob(filepath.Join(p.dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, file := range files {
+			text, err := os.ReadFile(file)
+			if err != nil {
+				t.Fatal(err)
+			}
+			if n := strings.Count(string(text), ".Immutable("); n > 0 && !strings.HasSuffix(file, "_test.go") {
+				found[p.path+"/"+filepath.Base(file)] = n
+			}
+		}
+	}
+	if !maps.Equal(found, allowed) {
+		t.Errorf("statements for replicas are made in %v, not %v: say there why their answers never change, then here", found, allowed)
 	}
 }
 

@@ -95,7 +95,7 @@ func (w *Writer) Sweep(ctx context.Context, o SweepOptions) (SweepResult, error)
 	if err != nil || result.Skipped {
 		return result, wrapSweep(err)
 	}
-	s := &sweep{w: w, r: w.r.Scanning(), last: make(map[nid.Room]statetree.Root)}
+	s := &sweep{w: w, r: w.r.Scanning().Primary(), last: make(map[nid.Room]statetree.Root)}
 	if s.outliers, err = w.listOutliers(ctx, o); err != nil {
 		return result, wrapSweep(err)
 	}

@@ -31,6 +31,11 @@ type Options struct {
 	// Root is the folder in which the cluster's folder is made, such as one of limited size; empty: a temporary one. Its path
 	// must be short.
 	Root string
+	// Primary is the cluster of which this one is to be a standby by streaming replication, with the same settings; nil: none.
+	// It needs Standbys.
+	Primary *Cluster
+	// Standbys lets the cluster have standbys.
+	Standbys bool
 }
 
 // Cluster is a running cluster.
@@ -50,24 +55,37 @@ func fastSettings() []string {
 		"max_parallel_workers_per_gather=0"}
 }
 
-// script makes and runs the cluster in the folder $2 with the programs in $1 and further settings, until standard input ends. For
-// each line of it the server is crashed, and started again after so many seconds.
+// standbySettings let a cluster have standbys.
+func standbySettings() []string { return []string{"wal_level=replica", "max_wal_senders=5"} }
+
+// script makes and runs the cluster in the folder $2 with the programs in $1 and further settings, until standard input ends; a
+// standby of the one with its socket in $3, if that is not empty. For each line of the input the server is crashed, and
+// started again after so many seconds; or it is stopped until the line "start".
 const script = `
 trap '' INT TERM HUP
-programs=$1 dir=$2
-shift 2
-"$programs/initdb" --no-sync --no-instructions --auth=trust --username=weft --encoding=UTF8 --locale=C \
-	--wal-segsize=1 -D "$dir/data" >"$dir/log" 2>&1 || { cat "$dir/log" >&2; rm -rf "$dir"; exit 1; }
+programs=$1 dir=$2 primary=$3
+shift 3
+if [ -n "$primary" ]; then
+	"$programs/pg_basebackup" --no-sync --checkpoint=fast --wal-method=stream --write-recovery-conf --host="$primary" --username=weft \
+		-D "$dir/data" >"$dir/log" 2>&1
+else
+	"$programs/initdb" --no-sync --no-instructions --auth=trust --username=weft --encoding=UTF8 --locale=C \
+		--wal-segsize=1 -D "$dir/data" >"$dir/log" 2>&1
+fi || { cat "$dir/log" >&2; rm -rf "$dir"; exit 1; }
 run() {
 	"$programs/postgres" -D "$dir/data" -k "$dir" -c listen_addresses= "$@" >>"$dir/log" 2>&1 </dev/null &
 	server=$!
 }
 run "$@"
 while read -r pause; do
-	kill -QUIT $server
-	wait $server
-	sleep "$pause"
-	run "$@"
+	if [ "$pause" != start ]; then
+		kill -QUIT $server
+		wait $server
+	fi
+	if [ "$pause" != stop ]; then
+		[ "$pause" = start ] || sleep "$pause"
+		run "$@"
+	fi
 done
 kill -QUIT $server
 wait $server
@@ -89,11 +107,22 @@ func Start(o Options) (*Cluster, error) {
 	if err != nil {
 		return nil, err
 	}
-	args := []string{"-c", script, "sh", programs, dir}
+	args := []string{"-c", script, "sh", programs, dir, ""}
+	var settings []string
 	if !o.Durable {
-		for _, s := range fastSettings() {
-			args = append(args, "-c", s)
+		settings = fastSettings()
+	}
+	if o.Standbys || o.Primary != nil {
+		settings = append(settings, standbySettings()...)
+	}
+	for _, s := range settings {
+		args = append(args, "-c", s)
+	}
+	if o.Primary != nil {
+		if _, err := os.Stat(filepath.Join(programs, "pg_basebackup")); err != nil {
+			return nil, errors.Join(fmt.Errorf("%w: %w", ErrMissing, err), os.RemoveAll(dir))
 		}
+		args[5] = o.Primary.Dir
 	}
 	cmd := exec.Command("/bin/sh", args...)
 	cmd.Dir = dir
@@ -169,6 +198,18 @@ func (c *Cluster) PID() (int, error) {
 // again after a pause. It does not wait for that. A server that has ended by itself is started again too.
 func (c *Cluster) Restart(pause time.Duration) error {
 	_, err := fmt.Fprintln(c.hold, int(pause.Seconds()))
+	return err
+}
+
+// Stop ends the server as Restart does, until Continue. It does not wait for that.
+func (c *Cluster) Stop() error {
+	_, err := fmt.Fprintln(c.hold, "stop")
+	return err
+}
+
+// Continue starts the server again after Stop. It does not wait for that.
+func (c *Cluster) Continue() error {
+	_, err := fmt.Fprintln(c.hold, "start")
 	return err
 }
 
