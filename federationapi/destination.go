@@ -428,6 +428,9 @@ func (o *outbound) send(ctx context.Context, d *destination, b batch) error {
 	ctx, cancel := context.WithTimeout(ctx, o.limits.Timeout)
 	defer cancel()
 	results, err := o.cfg.Transport.SendTransaction(ctx, d.name, t)
+	if err == nil || !errors.Is(ctx.Err(), context.Canceled) { // a stop cuts it off
+		o.metrics.sent(err)
+	}
 	for eventID, reason := range results {
 		if reason != "" {
 			o.cfg.Log.WithField("destination", d.name).WithField("event", eventID).Infof("another server refused an event: %s", reason)

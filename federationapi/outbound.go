@@ -3,14 +3,11 @@ package federationapi
 import (
 	"context"
 	"encoding/json"
-	"fmt"
 	"math/rand/v2"
 	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
-
-	"github.com/prometheus/client_golang/prometheus"
 
 	"weft/federationapi/api"
 	"weft/internal/eventstore"
@@ -92,12 +89,13 @@ func (l Limits) backoff(failures int) time.Duration {
 //
 // Lock order: mu is the only lock, and nothing that waits is done under it.
 type outbound struct {
-	cfg    *Config
-	limits Limits
-	store  outStore
-	wake   chan struct{} // the stream may have moved
-	routes *routes       // of what is followed
-	keys   [Shards]string
+	cfg     *Config
+	limits  Limits
+	store   outStore
+	metrics metrics
+	wake    chan struct{} // the stream may have moved
+	routes  *routes       // of what is followed
+	keys    [Shards]string
 	// handed counts the events that were handed out. Only the goroutine of serve uses it.
 	handed int
 	// late reads for shards that were taken and are not as far as the others yet; nil
@@ -124,7 +122,7 @@ type outbound struct {
 func newOutbound(ctx context.Context, cfg *Config) (*outbound, error) {
 	o := &outbound{
 		cfg: cfg, limits: cfg.Limits.withDefaults(), store: outStore{cfg.DB, cfg.Limits.withDefaults().DurableEDUs},
-		wake: make(chan struct{}, 1), dests: map[id.Server]*destination{}, others: newElsewhere(),
+		metrics: newMetrics(), wake: make(chan struct{}, 1), dests: map[id.Server]*destination{}, others: newElsewhere(),
 	}
 	o.routes = o.newRoutes()
 	o.sending = make(chan struct{}, o.limits.Sending)
@@ -141,40 +139,6 @@ func newOutbound(ctx context.Context, cfg *Config) (*outbound, error) {
 }
 
 func (o *outbound) newRoutes() *routes { return newRoutes(o.cfg.Events, o.cfg.ServerName, "") }
-
-// register exports how much waits.
-func (o *outbound) register(reg prometheus.Registerer) error {
-	if reg == nil {
-		return nil
-	}
-	gauge := func(name, help string, value func(d *destination) int) prometheus.Collector {
-		return prometheus.NewGaugeFunc(prometheus.GaugeOpts{Name: name, Help: help}, func() float64 {
-			o.mu.Lock()
-			defer o.mu.Unlock()
-			n := 0
-			for _, d := range o.dests {
-				n += value(d)
-			}
-			return float64(n)
-		})
-	}
-	one := func(b bool) int {
-		if b {
-			return 1
-		}
-		return 0
-	}
-	for _, c := range []prometheus.Collector{
-		gauge("weft_federation_queued_events", "Events waiting in memory for other servers.", func(d *destination) int { return len(d.queue) }),
-		gauge("weft_federation_behind_destinations", "Servers that failed or fell behind and are caught up from disk.", func(d *destination) int { return one(d.behind) }),
-		gauge("weft_federation_sending_destinations", "Servers being sent to.", func(d *destination) int { return one(d.running) }),
-	} {
-		if err := reg.Register(c); err != nil {
-			return fmt.Errorf("federationapi: metrics: %w", err)
-		}
-	}
-	return nil
-}
 
 // restFactor is how many times as long as it took to read the stream nothing is read, up to the pace: a busy server reads
 // more at a time, and one at rest sends events that follow each other within milliseconds as they come.

@@ -3,6 +3,7 @@ package setup
 import (
 	"context"
 	"runtime"
+	"sync"
 	"time"
 
 	"github.com/prometheus/client_golang/prometheus"
@@ -69,31 +70,45 @@ func newRegistry(version string, db *sqldb.DB, b *bus.Local) *prometheus.Registr
 	return reg
 }
 
+// What waits in a table of any length is counted up to countMost rows: some ms of work at the worst. What a scrape asks of the database
+// is kept for askEvery, so that it matters little who scrapes, and how often.
+const (
+	countMost = 10_000
+	askEvery  = 5 * time.Second
+)
+
 // storeMetrics are those of the event store: its caches, and what other servers sent that waits to be processed. The latter are
 // the same on all processes of a server.
 type storeMetrics struct {
 	events                 *eventstore.Reader
 	now                    func() time.Time
 	cache, staged, waiting *prometheus.Desc
+
+	mu    sync.Mutex
+	total eventstore.StagedTotal
+	asked time.Time // when total was read
 }
 
-func newStoreMetrics(events *eventstore.Reader, now func() time.Time) storeMetrics {
-	return storeMetrics{events, now,
-		prometheus.NewDesc("weft_cache_bytes", "Size of the caches of events, state and names.", []string{"cache"}, nil),
-		prometheus.NewDesc("weft_staged_events", "Events of other servers that are stored and wait to be processed, in the whole server; -1 where it cannot be told.", nil, nil),
-		prometheus.NewDesc("weft_staged_oldest_seconds", "How long the first of them waits.", nil, nil),
+func newStoreMetrics(events *eventstore.Reader, now func() time.Time) *storeMetrics {
+	return &storeMetrics{
+		events: events, now: now,
+		cache: prometheus.NewDesc("weft_cache_bytes", "Size of the caches of events, state and names.", []string{"cache"}, nil),
+		staged: prometheus.NewDesc("weft_staged_events",
+			"Events of other servers that are stored and wait to be processed, in the whole server, those of the first 10,000 rows; -1 where it cannot be told.",
+			nil, nil),
+		waiting: prometheus.NewDesc("weft_staged_oldest_seconds", "How long the first of them waits.", nil, nil),
 	}
 }
 
 // Describe implements prometheus.Collector.
-func (m storeMetrics) Describe(ch chan<- *prometheus.Desc) {
+func (m *storeMetrics) Describe(ch chan<- *prometheus.Desc) {
 	ch <- m.cache
 	ch <- m.staged
 	ch <- m.waiting
 }
 
 // Collect implements prometheus.Collector.
-func (m storeMetrics) Collect(ch chan<- prometheus.Metric) {
+func (m *storeMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge := func(d *prometheus.Desc, v float64, labels ...string) {
 		ch <- prometheus.MustNewConstMetric(d, prometheus.GaugeValue, v, labels...)
 	}
@@ -101,17 +116,36 @@ func (m storeMetrics) Collect(ch chan<- prometheus.Metric) {
 	gauge(m.cache, float64(c.EventBytes), "events")
 	gauge(m.cache, float64(c.NodeBytes), "state")
 	gauge(m.cache, float64(c.NameBytes), "names")
-	ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
-	defer cancel()
-	n, oldest, err := m.events.StagedTotal(ctx)
+	now := m.now()
+	total, err := m.stagedTotal(now)
 	if err != nil {
 		gauge(m.staged, -1)
 		return
 	}
-	gauge(m.staged, float64(n))
-	age := 0.0
-	if oldest > 0 {
-		age = max(0, m.now().Sub(time.UnixMilli(oldest)).Seconds())
+	gauge(m.staged, float64(total.Events))
+	gauge(m.waiting, age(total.Oldest, now).Seconds())
+}
+
+// stagedTotal asks the database, but not again at once.
+func (m *storeMetrics) stagedTotal(now time.Time) (eventstore.StagedTotal, error) {
+	m.mu.Lock()
+	defer m.mu.Unlock()
+	if since := now.Sub(m.asked); since >= 0 && since < askEvery {
+		return m.total, nil
 	}
-	gauge(m.waiting, age)
+	ctx, cancel := context.WithTimeout(context.Background(), sizeTimeout)
+	defer cancel()
+	total, err := m.events.StagedTotal(ctx, countMost)
+	if err == nil {
+		m.total, m.asked = total, now
+	}
+	return total, err
+}
+
+// age is how long ago something came, by its time in ms; 0 where nothing did.
+func age(ms int64, now time.Time) time.Duration {
+	if ms == 0 {
+		return 0
+	}
+	return max(0, now.Sub(time.UnixMilli(ms)))
 }

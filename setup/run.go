@@ -148,7 +148,7 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 		return nil, err
 	}
 	s.reg = newRegistry(o.Version, s.db, s.bus.Local)
-	if err := s.reg.Register(newStoreMetrics(s.events, o.Now)); err != nil {
+	if err := errors.Join(s.db.Register(s.reg), s.reg.Register(newStoreMetrics(s.events, o.Now))); err != nil {
 		return nil, err
 	}
 	if err := s.joinCluster(ctx, serves); err != nil {

@@ -15,9 +15,7 @@ import (
 // Status is a cluster as an operator wants to see it.
 type Status struct {
 	Nodes []NodeStatus `json:"nodes"`
-	// Staged counts events of other servers that are stored and not processed yet, in so many rooms.
-	Staged      int64 `json:"staged_events"`
-	StagedRooms int   `json:"staged_rooms"`
+	Lag
 }
 
 // NodeStatus is a process of a cluster. State is live, leaving (it stops in order) or silent (no heartbeat was seen).
@@ -65,17 +63,6 @@ func ClusterStatus(ctx context.Context, c *Config) (out Status, err error) {
 		out.Nodes = append(out.Nodes, NodeStatus{ID: n.ID, State: state, Share: n.Share, Version: n.Version, Address: n.Address,
 			Components: n.Components, Started: n.Started, Load: n.Load})
 	}
-	rooms, err := s.events.StagedRooms(ctx)
-	if err != nil {
-		return out, err
-	}
-	out.StagedRooms = len(rooms)
-	for _, r := range rooms {
-		n, err := s.events.StagedCount(ctx, r)
-		if err != nil {
-			return out, err
-		}
-		out.Staged += n
-	}
-	return out, nil
+	out.Lag, err = s.lag(ctx)
+	return out, err
 }

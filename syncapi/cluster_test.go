@@ -262,7 +262,7 @@ func TestWakingWithoutBus(t *testing.T) {
 		p.cut.Store(true)
 		got := make(chan reply, 1)
 		go func() { got <- p.b.do(bob, "GET", v3+"/sync?timeout=300000&since="+since, nil) }()
-		until(t, "it sleeps", func() bool { return p.b.srv.notifier.waiting() == 1 })
+		until(t, "it sleeps", func() bool { return p.b.srv.requests.asleep.Load() == 1 })
 		r.say(alice, "hello")
 		begin := time.Now()
 		expect(t, "told", bodies((<-got).in("join", r, "timeline.events")), "hello")
@@ -327,7 +327,7 @@ func TestTypingOfTwoNodes(t *testing.T) {
 		go func() {
 			answered <- p.a.do(bob, "GET", v3+"/sync?timeout=300000&since="+got.next(), nil)
 		}()
-		until(t, "it sleeps", func() bool { return p.a.srv.notifier.waiting() == 1 || len(answered) > 0 })
+		until(t, "it sleeps", func() bool { return p.a.srv.requests.asleep.Load() == 1 || len(answered) > 0 })
 		r.say(alice, "hello")
 		got = <-answered
 		expect(t, "what may be known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello")
@@ -341,7 +341,7 @@ func TestTypingOfTwoNodes(t *testing.T) {
 		go func() {
 			answered <- p.a.do(bob, "GET", v3+"/sync?timeout=300000&since="+got.next(), nil)
 		}()
-		until(t, "it sleeps", func() bool { return p.a.srv.notifier.waiting() == 1 || len(answered) > 0 })
+		until(t, "it sleeps", func() bool { return p.a.srv.requests.asleep.Load() == 1 || len(answered) > 0 })
 		r.say(alice, "hello again")
 		got = <-answered
 		expect(t, "what is known is no reason to answer", bodies(got.in("join", r, "timeline.events")), "hello again")

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/internal/bus"
@@ -67,6 +68,10 @@ type follower struct {
 	// due is up to where another node was to follow, and dueAt until when; 0: it did.
 	due   int64
 	dueAt time.Time
+
+	// Noted for lag: how far the stream is, pos, and that it is another node's turn.
+	end, judged atomic.Int64
+	theirs      atomic.Bool
 }
 
 // derived is what is to be stored about a page of events.
@@ -115,7 +120,7 @@ func (f *follower) reload(ctx context.Context) error {
 	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followBackfill).Scan(&f.back); err != nil {
 		return fmt.Errorf("followers: %w", err)
 	}
-	f.pos = f.stored
+	f.at(f.stored)
 	return nil
 }
 
@@ -128,7 +133,8 @@ func (f *follower) reread(ctx context.Context) error {
 	}
 	if stored != f.stored {
 		f.s.unread.Clear()
-		f.pos, f.stored = stored, stored
+		f.at(stored)
+		f.stored = stored
 	}
 	return nil
 }
@@ -142,6 +148,7 @@ func (f *follower) heard(u bus.Update) {
 		}
 		return
 	case stream.Events:
+		f.reaches(u.Pos)
 	case "":
 		f.rules.clear()
 	default:
@@ -191,6 +198,7 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) work(ctx context.Context, polled bool) (late bool) {
 	to, err := position(ctx, f.s.db)
 	if err == nil {
+		f.reaches(to.Events)
 		late, err = f.share(ctx, to)
 	}
 	if err == nil && (polled || f.s.cfg.Shares == nil || f.s.cfg.Shares.Owns("syncapi", "follow/"+followBackfill)) {
@@ -214,6 +222,7 @@ func (f *follower) share(ctx context.Context, at vector) (late bool, err error) 
 				switch now := f.s.now(); {
 				case f.due == 0 || f.stored >= f.due:
 					f.due, f.dueAt = at.Events, now.Add(followOthers)
+					f.theirs.Store(true)
 					return true, nil
 				case now.Before(f.dueAt):
 					return true, nil
@@ -222,11 +231,13 @@ func (f *follower) share(ctx context.Context, at vector) (late bool, err error) 
 			to = min(to, (max(f.pos, f.stored)/followTurn+1)*followTurn)
 		}
 		f.due = 0
+		f.theirs.Store(false)
 		if err := f.forward(ctx, to); err != nil {
 			return false, err
 		}
 	}
 	f.due = 0
+	f.theirs.Store(false)
 	return false, nil
 }
 
@@ -308,7 +319,7 @@ func (f *follower) forward(ctx context.Context, to int64) error {
 			return err
 		}
 		if d.empty() && end-f.stored < followLazy && end%followTurn != 0 { // who has the next turn has to see that it has
-			f.pos = end
+			f.at(end)
 			continue
 		}
 		switch err := f.store(ctx, d, followEvents, f.stored, end); {
@@ -319,7 +330,8 @@ func (f *follower) forward(ctx context.Context, to int64) error {
 		case err != nil:
 			return err
 		default:
-			f.pos, f.stored = end, end
+			f.at(end)
+			f.stored = end
 		}
 	}
 	return nil

@@ -78,16 +78,6 @@ func (n *notifier) done(user id.User, w *waiter) {
 	}
 }
 
-func (n *notifier) waiting() int {
-	n.mu.Lock()
-	defer n.mu.Unlock()
-	count := 0
-	for _, set := range n.users {
-		count += len(set)
-	}
-	return count
-}
-
 // wake wakes the requests of users.
 func (n *notifier) wake(users ...id.User) {
 	n.mu.Lock()

@@ -3,7 +3,6 @@ package syncapi
 import (
 	"context"
 	"embed"
-	"errors"
 	"fmt"
 	"math/rand/v2"
 	"sync"
@@ -74,6 +73,7 @@ type Server struct {
 	poller   *poller // nil where nobody else writes
 	node     int64   // names this process in tokens; 0 where nobody else writes
 	begun    time.Time
+	requests requests
 	// What /sync of one user shares with those of others.
 	latest    *positions
 	tail      *eventstore.Tail
@@ -124,24 +124,11 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.follower, err = newFollower(ctx, s); err != nil {
 		return nil, err
 	}
-	if cfg.Metrics != nil {
-		if err := s.register(cfg.Metrics); err != nil {
-			return nil, err
-		}
+	if err := s.register(cfg.Metrics); err != nil {
+		return nil, err
 	}
 	cfg.Upkeep.Add(s.upkeep()...)
 	return s, nil
-}
-
-// register adds the component's metrics.
-func (s *Server) register(r prometheus.Registerer) error {
-	waiting := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weft_sync_waiting", Help: "Sync requests that wait for something to happen.",
-	}, func() float64 { return float64(s.notifier.waiting()) })
-	known := prometheus.NewGaugeFunc(prometheus.GaugeOpts{
-		Name: "weft_presence_users", Help: "Users whose presence is kept in memory.",
-	}, func() float64 { return float64(s.presence.count()) })
-	return errors.Join(r.Register(waiting), r.Register(known))
 }
 
 // Run does the component's background work until ctx ends: it wakes sleeping

@@ -64,6 +64,8 @@ func (q *syncRequest) whole() bool { return q.initial || q.fullState }
 //
 // spec: client-server §6.4 (Syncing)
 func (s *Server) Sync(ctx context.Context, r *httpapi.Request) (any, error) {
+	s.requests.working.Add(1)
+	defer s.requests.working.Add(-1)
 	q, err := s.parseSync(ctx, r)
 	if err != nil {
 		return nil, err
@@ -79,7 +81,11 @@ func (s *Server) Sync(ctx context.Context, r *httpapi.Request) (any, error) {
 	if err != nil {
 		return nil, err
 	}
-	return httpapi.Response{Stream: func(w io.Writer) error { return a.write(ctx, w) }}, nil
+	return httpapi.Response{Stream: func(w io.Writer) error {
+		s.requests.working.Add(1)
+		defer s.requests.working.Add(-1)
+		return a.write(ctx, w)
+	}}, nil
 }
 
 func (s *Server) parseSync(ctx context.Context, r *httpapi.Request) (*syncRequest, error) {
@@ -153,15 +159,30 @@ func (s *Server) answerSync(ctx context.Context, q *syncRequest, stopping <-chan
 		if err != nil || !a.empty() {
 			return a, err
 		}
-		select {
-		case <-w.woken:
-		case <-poll.C:
-		case <-deadline.C:
+		switch over, err := s.sleep(ctx, w.woken, poll.C, deadline.C, stopping); {
+		case err != nil:
+			return nil, err
+		case over:
 			return a, nil
-		case <-stopping:
-			return a, nil
-		case <-ctx.Done():
-			return nil, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))
 		}
 	}
+}
+
+// sleep waits until something may have happened. over: the time is up.
+func (s *Server) sleep(ctx context.Context, woken <-chan struct{}, poll, deadline <-chan time.Time, stopping <-chan struct{}) (over bool, err error) {
+	s.requests.working.Add(-1)
+	defer s.requests.working.Add(1)
+	s.requests.asleep.Add(1)
+	defer s.requests.asleep.Add(-1)
+	select {
+	case <-woken:
+	case <-poll:
+	case <-deadline:
+		return true, nil
+	case <-stopping:
+		return true, nil
+	case <-ctx.Done():
+		return false, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))
+	}
+	return false, nil
 }

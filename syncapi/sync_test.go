@@ -422,10 +422,10 @@ func TestSyncLongPoll(t *testing.T) {
 		quiet := e.newRoom("@dan:home")
 		since := e.sync(alice, "").next()
 		poll := func() chan reply {
-			before := e.srv.notifier.waiting()
+			before := e.srv.requests.asleep.Load()
 			out := make(chan reply, 1)
 			go func() { out <- e.sync(alice, since, "timeout", "20000") }()
-			for e.srv.notifier.waiting() == before {
+			for e.srv.requests.asleep.Load() == before {
 				runtime.Gosched() // until the request waits
 			}
 			return out
@@ -460,7 +460,7 @@ func TestSyncLongPoll(t *testing.T) {
 		r.say(bob, "last words")
 		got = e.sync(alice, since, "timeout", "20000")
 		expect(t, "after the stop began", bodies(got.in("join", r, "timeline.events")), "last words")
-		expect(t, "nobody waits", e.srv.notifier.waiting(), 0)
+		expect(t, "nobody waits", e.srv.requests.asleep.Load(), 0)
 	})
 }
 

@@ -24,8 +24,9 @@ const (
 	stagedSQL      = `SELECT seq, room_nid, origin, received, data FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
 	stagedCountSQL = `SELECT COALESCE(SUM(events), 0) FROM inbound_events WHERE room_nid = $1`
-	stagedTotalSQL = `SELECT COALESCE(SUM(events), 0), COALESCE(MIN(received), 0) FROM inbound_events`
-	pendingSQL     = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
+	stagedTotalSQL = `SELECT COUNT(*), COALESCE(SUM(events), 0), COUNT(DISTINCT room_nid), COALESCE(MIN(received), 0)
+		FROM (SELECT events, room_nid, received FROM inbound_events ORDER BY seq LIMIT $1) AS part`
+	pendingSQL = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
 )
 
 // TxnIDs gives the transaction IDs with which a user's device sent events, of which the user is
@@ -108,12 +109,19 @@ func (r *Reader) StagedCount(ctx context.Context, room nid.Room) (int64, error) 
 	return n, nil
 }
 
-// StagedTotal gives how many events of all rooms wait, and when the first of them came, in ms; 0 where none waits.
-func (r *Reader) StagedTotal(ctx context.Context) (events, oldest int64, err error) {
-	if err := r.q.QueryRow(ctx, stagedTotalSQL).Scan(&events, &oldest); err != nil {
-		return 0, 0, fmt.Errorf("eventstore: staged events: %w", err)
+// StagedTotal is what waits to be processed in all rooms.
+type StagedTotal struct {
+	Rows          int64 // what came in one transaction for one room
+	Events, Rooms int64
+	Oldest        int64 // when the first of them came, in ms; 0 where none waits
+}
+
+// StagedTotal counts what waits in at most so many rows, those that came first: where there are as many there may be more.
+func (r *Reader) StagedTotal(ctx context.Context, most int) (t StagedTotal, err error) {
+	if err := r.q.QueryRow(ctx, stagedTotalSQL, most).Scan(&t.Rows, &t.Events, &t.Rooms, &t.Oldest); err != nil {
+		return StagedTotal{}, fmt.Errorf("eventstore: staged events: %w", err)
 	}
-	return events, oldest, nil
+	return t, nil
 }
 
 // errEnough ends the reading of rows.

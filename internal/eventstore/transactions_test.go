@@ -106,8 +106,14 @@ func TestStaging(t *testing.T) {
 			}
 		}
 		waiting(4)
-		if n, oldest, err := w.r.StagedTotal(w.ctx()); n != 5 || oldest != 5 || err != nil {
-			t.Errorf("%d wait in all rooms, since %d (%v)", n, oldest, err)
+		for most, want := range map[int]eventstore.StagedTotal{
+			100: {Rows: 4, Events: 5, Rooms: 2, Oldest: 5},
+			1:   {Rows: 1, Events: 2, Rooms: 1, Oldest: 5},
+			0:   {},
+		} {
+			if got, err := w.r.StagedTotal(w.ctx(), most); got != want || err != nil {
+				t.Errorf("in all rooms %+v wait (%v), want %+v", got, err, want)
+			}
 		}
 		list := func(after int64, limit int, want string) []eventstore.Staged {
 			t.Helper()

@@ -125,7 +125,9 @@ func (r *Router) Invoke(ctx context.Context, c Call, args, results []any) error 
 	if err != nil {
 		return err
 	}
+	began := time.Now()
 	answer, err := r.far(ctx, c, component, here, data)
+	r.metrics.took(component, began)
 	switch {
 	case errors.Is(err, errNobody) && here:
 		r.metrics.done(c, "taken over")
@@ -233,8 +235,13 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 		r.metrics.done(c, "done")
 		return r.spill.unpack(ctx, answer)
 	case errors.As(err, &remote):
-		r.metrics.done(c, "done")
-		return nil, decodeError(remote.Data)
+		err := decodeError(remote.Data)
+		if merr.From(err).Status >= 500 {
+			r.metrics.done(c, "failed")
+		} else {
+			r.metrics.done(c, "done")
+		}
+		return nil, err
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
 	case errors.Is(err, natsbus.ErrNoNode), errors.Is(err, natsbus.ErrBusy), c.Again:

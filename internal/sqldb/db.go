@@ -93,6 +93,7 @@ type DB struct {
 	writer  *Group // SQLite only: what all writes go through
 	path    string // SQLite: the file
 	cleanup func() error
+	times   *times // of all connections
 
 	mu     sync.Mutex
 	closed bool

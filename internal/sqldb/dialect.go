@@ -27,7 +27,7 @@ const (
 )
 
 func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
-	db := &DB{dialect: SQLite, opts: o, groups: map[string]*Group{}, known: map[string]int64{}}
+	db := &DB{dialect: SQLite, opts: o, times: newTimes(), groups: map[string]*Group{}, known: map[string]int64{}}
 	if path == "" {
 		return nil, errors.New("database URL sqlite: names no file")
 	}
@@ -44,9 +44,9 @@ func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 		return nil, fmt.Errorf("path of the database: %w", err)
 	}
 	db.path = path
-	db.write, err = sqlitePool(path, 1, sqliteWriterPragmas(o))
+	db.write, err = sqlitePool(path, 1, sqliteWriterPragmas(o), db.times)
 	if err == nil {
-		db.read, err = sqlitePool(path, o.MaxConns, sqliteReaderPragmas(o))
+		db.read, err = sqlitePool(path, o.MaxConns, sqliteReaderPragmas(o), db.times)
 	}
 	if err == nil {
 		err = db.write.PingContext(ctx) // creates the file, before a reader looks for it
@@ -73,7 +73,7 @@ func openSQLite(ctx context.Context, path string, o Options) (*DB, error) {
 	return db, nil
 }
 
-func sqlitePool(path string, conns int, params url.Values) (*sql.DB, error) {
+func sqlitePool(path string, conns int, params url.Values, t *times) (*sql.DB, error) {
 	path = filepath.ToSlash(path)
 	if !strings.HasPrefix(path, "/") {
 		path = "/" + path // C:/… becomes file:///C:/…
@@ -83,7 +83,7 @@ func sqlitePool(path string, conns int, params url.Values) (*sql.DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	pool := sql.OpenDB(&connector{Connector: inner, dialect: SQLite})
+	pool := sql.OpenDB(&connector{Connector: inner, dialect: SQLite, times: t})
 	pool.SetMaxOpenConns(conns)
 	pool.SetMaxIdleConns(conns) // an idle connection holds warm pages and prepared statements
 	return pool, nil
@@ -190,7 +190,8 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	c := &connector{Connector: inner, dialect: Postgres}
+	t := newTimes()
+	c := &connector{Connector: inner, dialect: Postgres, times: t}
 	pool := sql.OpenDB(c)
 	pool.SetMaxOpenConns(o.MaxConns)
 	pool.SetMaxIdleConns(o.MaxConns)
@@ -204,7 +205,7 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 		o.Log.Warn("the Postgres server has synchronous_commit=off: a crash of it can lose what was acknowledged")
 	}
 	return &DB{
-		dialect: Postgres, opts: o, write: pool, read: pool, connector: c, groups: map[string]*Group{}, known: map[string]int64{},
+		dialect: Postgres, opts: o, write: pool, read: pool, connector: c, times: t, groups: map[string]*Group{}, known: map[string]int64{},
 	}, nil
 }
 

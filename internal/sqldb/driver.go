@@ -18,6 +18,7 @@ const statementCacheLen = 256
 type connector struct {
 	driver.Connector
 	dialect Dialect
+	times   *times
 }
 
 // rawConn is what both drivers offer.
@@ -48,7 +49,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 		return nil, errors.Join(fmt.Errorf("database driver %T lacks a method", inner), inner.Close())
 	}
 	return &conn{
-		raw: raw, dialect: c.dialect,
+		raw: raw, dialect: c.dialect, times: c.times,
 		byText: make(map[string]*list.Element, statementCacheLen), order: list.New(),
 	}, nil
 }
@@ -59,6 +60,7 @@ func (c *connector) Connect(ctx context.Context) (driver.Conn, error) {
 type conn struct {
 	raw     rawConn
 	dialect Dialect
+	times   *times
 	byText  map[string]*list.Element // of *statement
 	order   *list.List               // most recently used first
 	open    *rows
@@ -145,6 +147,7 @@ func (c *conn) ExecContext(ctx context.Context, query string, args []driver.Name
 	if c.open != nil {
 		return nil, errResultOpen
 	}
+	defer c.times.statement(query, time.Now())
 	if !c.cacheable(query, args) {
 		res, err := c.raw.ExecContext(ctx, query, args)
 		c.after(ctx, query, err)
@@ -170,6 +173,7 @@ func (c *conn) QueryContext(ctx context.Context, query string, args []driver.Nam
 	if !c.inTx && writes(query) {
 		return nil, errWriteQuery // autocommit: database/sql may send it twice when the connection breaks
 	}
+	defer c.times.statement(query, time.Now())
 	if !c.cacheable(query, args) {
 		raw, err := c.raw.QueryContext(ctx, query, args)
 		c.after(ctx, query, err)
@@ -339,6 +343,7 @@ type pgTx struct {
 }
 
 func (t *pgTx) Commit() error {
+	defer t.c.times.committed(time.Now())
 	t.c.inTx, t.c.reads = false, false
 	return t.Tx.Commit()
 }
@@ -361,6 +366,7 @@ func (c *conn) step(query string) error {
 }
 
 func (t *sqliteTx) Commit() error {
+	defer t.c.times.committed(time.Now())
 	t.c.inTx = false
 	err := t.c.step("COMMIT")
 	if err != nil {

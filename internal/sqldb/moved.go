@@ -48,7 +48,7 @@ func CheckUnused(ctx context.Context, database string) (err error) {
 	if path, err = filepath.Abs(path); err != nil {
 		return err
 	}
-	pool, err := sqlitePool(path, 1, url.Values{"_busy_timeout": {"1000"}, "mode": {"rw"}})
+	pool, err := sqlitePool(path, 1, url.Values{"_busy_timeout": {"1000"}, "mode": {"rw"}}, nil)
 	if err != nil {
 		return err
 	}

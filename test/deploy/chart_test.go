@@ -54,7 +54,7 @@ extraVolumes: [{name: bridges, secret: {secretName: bridges}}]
 extraVolumeMounts: [{name: bridges, mountPath: /bridges}]
 imagePullSecrets: [{name: registry}]
 image: {repository: registry.example.org/weft, tag: v1}
-autoscaling: {enabled: true, queuedJobs: 20}
+autoscaling: {enabled: true, queuedJobs: 20, federationLag: 5000, followerLag: 500}
 dataSizeLimit: 1Gi
 cluster: {busPort: 7000, httpPort: 7001}
 drainSeconds: 7
@@ -72,7 +72,7 @@ affinity: {podAntiAffinity: {}}
 var releases = map[string]string{
 	"default":          "",
 	"existing secret":  `{database: {url: "", existingSecret: cluster-app, existingSecretKey: uri}}`,
-	"autoscaling":      `{autoscaling: {enabled: true, queuedJobs: 20}}`,
+	"autoscaling":      `{autoscaling: {enabled: true, queuedJobs: 20, federationLag: 5000, followerLag: 500}}`,
 	"polylith":         polylith,
 	"everything":       everything,
 	"one pod":          `{replicas: 1, podDisruptionBudget: {enabled: false}, fullnameOverride: matrix}`,
@@ -483,23 +483,40 @@ func TestAutoscaling(t *testing.T) {
 		}
 	})
 	o := release(t, releases["autoscaling"])
-	if len(o.hpas) != 1 || len(o.hpas[0].Spec.Metrics) != 2 {
+	const cpu, jobs, sending, following = "cpu 70", "weft_roomserver_queued_jobs 20", "weft_federation_lag_positions 5000", "weft_sync_follower_lag_positions 500"
+	if len(o.hpas) != 1 || !slices.Equal(scaledBy(t, o.hpas[0]), []string{cpu, jobs, sending, following}) {
 		t.Fatalf("%+v", o.hpas)
 	}
-	cpu, lag := o.hpas[0].Spec.Metrics[0], o.hpas[0].Spec.Metrics[1]
-	if cpu.Resource.Name != corev1.ResourceCPU || *cpu.Resource.Target.AverageUtilization != 70 ||
-		lag.Pods.Metric.Name != "weft_roomserver_queued_jobs" || lag.Pods.Target.AverageValue.Value() != 20 {
-		t.Errorf("%+v %+v", cpu, lag)
+	for _, h := range release(t, `{autoscaling: {enabled: true}}`).hpas {
+		if got := scaledBy(t, h); !slices.Equal(got, []string{cpu}) {
+			t.Errorf("without an adapter: %v", got)
+		}
 	}
-	for _, h := range release(t, polylith+"autoscaling: {enabled: true, queuedJobs: 20}\n").hpas {
-		want := 1
+	for _, h := range release(t, polylith+"autoscaling: {enabled: true, queuedJobs: 20, federationLag: 5000, followerLag: 500}\n").hpas {
+		want := []string{cpu, following}
 		if strings.HasSuffix(h.Name, "-rooms") {
-			want = 2
+			want = []string{cpu, jobs, sending}
 		}
-		if len(h.Spec.Metrics) != want {
-			t.Errorf("%s: %+v", h.Name, h.Spec.Metrics)
+		if got := scaledBy(t, h); !slices.Equal(got, want) {
+			t.Errorf("%s: %v", h.Name, got)
 		}
 	}
+}
+
+// scaledBy gives what pods come by: each metric and how much of it a pod may have on average.
+func scaledBy(t *testing.T, h *autoscalingv2.HorizontalPodAutoscaler) (out []string) {
+	t.Helper()
+	for _, m := range h.Spec.Metrics {
+		switch {
+		case m.Type == autoscalingv2.ResourceMetricSourceType && m.Resource != nil:
+			out = append(out, fmt.Sprintf("%s %d", m.Resource.Name, *m.Resource.Target.AverageUtilization))
+		case m.Type == autoscalingv2.PodsMetricSourceType && m.Pods != nil && m.Pods.Target.Type == autoscalingv2.AverageValueMetricType:
+			out = append(out, fmt.Sprintf("%s %d", m.Pods.Metric.Name, m.Pods.Target.AverageValue.Value()))
+		default:
+			t.Errorf("%s: %+v", h.Name, m)
+		}
+	}
+	return out
 }
 
 func TestPolylithMakesOneDeploymentForEachSet(t *testing.T) {
