@@ -238,6 +238,25 @@ func TestDatabaseRestarted(t *testing.T) {
 	})
 }
 
+// The primary dies, and 2 s later its standby takes its place, which had all commits (synchronous replication). Processes know both from the
+// start.
+func TestDatabaseFailover(t *testing.T) {
+	long(t)
+	pg := sqldbtest.NewReplicated(t)
+	c := &cluster{t: t, database: pg.URL()}
+	for range 3 {
+		c.add()
+	}
+	newStorm(t, c, func(s *storm) {
+		pg.Synchronous()
+		s.w.sent(100)
+		s.see("the database's standby takes over after 2 s", 2*time.Second+recovery, func() {
+			pg.FailOver(2 * time.Second)
+			s.w.sent(300)
+		})
+	})
+}
+
 // ownPostgres is a cluster of the test's own.
 func ownPostgres(t *testing.T, o pgtest.Options) *pgtest.Cluster {
 	t.Helper()

@@ -4,6 +4,7 @@ import (
 	"database/sql"
 	"errors"
 	"net/url"
+	"strings"
 	"testing"
 	"time"
 
@@ -48,6 +49,38 @@ func NewReplicated(t *testing.T) *Replicated {
 
 // URLs gives the URLs of the database on both.
 func (r *Replicated) URLs() (primary, standby string) { return r.Primary.URL(nil), r.Standby.URL(nil) }
+
+// URL names both servers, for who uses that which takes writes.
+func (r *Replicated) URL() string {
+	return strings.Replace(r.Primary.URL(nil), url.QueryEscape(r.Primary.Dir), url.QueryEscape(r.Primary.Dir+","+r.Standby.Dir), 1)
+}
+
+// Synchronous makes the primary acknowledge a commit when the standby has it too.
+func (r *Replicated) Synchronous() {
+	r.t.Helper()
+	for _, query := range []string{`ALTER SYSTEM SET synchronous_standby_names = '*'`, `SELECT pg_reload_conf()`} {
+		if _, err := r.primary.ExecContext(r.t.Context(), query); err != nil {
+			r.t.Fatal(err)
+		}
+	}
+	r.await(r.primary, `SELECT count(*) = 1 FROM pg_stat_replication WHERE sync_state = 'sync'`)
+}
+
+// FailOver ends the primary without a word, and makes the standby take writes after a pause.
+func (r *Replicated) FailOver(pause time.Duration) {
+	r.t.Helper()
+	if err := r.Primary.Stop(); err != nil {
+		r.t.Fatal(err)
+	}
+	Until(r.t, "the primary is gone", func() bool { return r.primary.PingContext(r.t.Context()) != nil })
+	away := time.NewTimer(pause)
+	defer away.Stop()
+	<-away.C
+	if _, err := r.standby.ExecContext(r.t.Context(), `SELECT pg_promote()`); err != nil {
+		r.t.Fatal(err)
+	}
+	r.await(r.standby, `SELECT NOT pg_is_in_recovery()`)
+}
 
 // Pause makes the standby stop to replay what it gets. It goes on answering.
 func (r *Replicated) Pause() {
