@@ -6,6 +6,7 @@ import (
 	"slices"
 
 	"weft/internal/bus"
+	"weft/internal/eventstore"
 	"weft/internal/stream"
 	"weft/matrix/id"
 )
@@ -65,6 +66,9 @@ func (o *outbound) listen() (cancel func()) {
 	cancels := []func(){bus.SubscribeUpdates(o.cfg.Bus, func(u bus.Update) {
 		switch {
 		case u.Stream == stream.Events && u.Pos > 0:
+			if lot, err := eventstore.DecodeLot(u.Lot); err == nil { // there may be none, or one of another version
+				o.cfg.Tail.Feed(lot)
+			}
 			o.hear(u.Pos)
 			o.awake()
 		case u.Stream == stream.Events, u.Stream == "":

@@ -303,7 +303,11 @@ func (w *writeSet) publish() {
 	}
 	s.store.Remember(rows)
 	if w.pos > 0 {
-		bus.PublishUpdate(s.cfg.Bus, bus.Update{Stream: stream.Events, Pos: w.pos, Rooms: []string{string(w.room.ID)}, Users: w.users})
+		u := bus.Update{Stream: stream.Events, Pos: w.pos, Rooms: []string{string(w.room.ID)}, Users: w.users}
+		if len(w.members) == 0 {
+			u.Lot = eventstore.NewLot(w.live).Encode()
+		}
+		bus.PublishUpdate(s.cfg.Bus, u)
 	}
 }
 

@@ -16,6 +16,7 @@ type Update struct {
 	Rooms   []string    `json:"r,omitempty"`
 	Users   []string    `json:"u,omitempty"`
 	Servers []string    `json:"d,omitempty"` // destinations that have something to fetch
+	Lot     []byte      `json:"l,omitempty"` // of events: those that the update is about, as eventstore.Lot encodes them; may be missing
 }
 
 // PublishUpdate publishes an update. Call it after the commit (Tx.OnCommit), never before.

@@ -33,7 +33,12 @@ type Tail struct {
 	low, high int64
 	events    []StreamRow
 	moves     []tailMove
+	// waiting are lots that do not join, by the position before their first. Of those that never will, the database told first.
+	waiting map[int64]Lot
 }
+
+// maxWaiting bounds the lots that wait.
+const maxWaiting = 1024
 
 // tailMove says that the membership of a local user changed.
 type tailMove struct {
@@ -52,7 +57,7 @@ func (s Span) First() int64 { return s.Events[0].Pos }
 func (s Span) Last() int64 { return s.Events[len(s.Events)-1].Pos }
 
 // NewTail makes an empty tail over a reader, which must not be one of a transaction.
-func NewTail(r *Reader) *Tail { return &Tail{r: r, low: -1} }
+func NewTail(r *Reader) *Tail { return &Tail{r: r, low: -1, waiting: make(map[int64]Lot)} }
 
 // Reach makes the tail cover the stream up to a position that is committed.
 func (t *Tail) Reach(ctx context.Context, to int64) error {
@@ -77,12 +82,23 @@ func (t *Tail) Reach(ctx context.Context, to int64) error {
 	}
 	t.mu.Lock()
 	defer t.mu.Unlock()
-	if anew {
+	switch {
+	case anew:
 		t.low, t.events, t.moves = from, nil, nil
+	case t.high >= to: // lots came meanwhile, up to there
+		return nil
+	default: // those that came are not appended again
+		events = events[after(events, t.high):]
+		moves = moves[sort.Search(len(moves), func(i int) bool { return moves[i].pos > t.high }):]
 	}
 	// The slices that Changed has given out stay as they are: what is appended lies beyond them.
 	t.events, t.moves, t.high = append(t.events, events...), append(t.moves, moves...), to
-	t.forget()
+	for from := range t.waiting {
+		if from < to { // it was read from the database
+			delete(t.waiting, from)
+		}
+	}
+	t.join()
 	return nil
 }
 

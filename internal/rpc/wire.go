@@ -41,16 +41,40 @@ func Marshal(values []any) ([]byte, error) {
 // Unmarshal reads an array into pointers. What the other side did not send stays zero, and what it sent
 // beyond them is ignored.
 func Unmarshal(data []byte, into []any) error {
-	var raw []cbor.RawMessage
-	if err := decMode.Unmarshal(data, &raw); err != nil {
-		return fmt.Errorf("rpc: decode: %w", err)
+	n, rest, err := arrayHead(data)
+	if err != nil {
+		return err
 	}
-	for i := range min(len(raw), len(into)) {
-		if err := decMode.Unmarshal(raw[i], into[i]); err != nil {
+	for i := range min(n, len(into)) {
+		if rest, err = decMode.UnmarshalFirst(rest, into[i]); err != nil {
 			return fmt.Errorf("rpc: decode value %d: %w", i+1, err)
 		}
 	}
 	return nil
+}
+
+var errNoArray = errors.New("rpc: decode: not an array")
+
+// arrayHead reads how many values an array has. They follow in rest. So they are looked at once, each by the decoder of its type.
+//
+// RFC 8949 §3.1 (major type 4)
+func arrayHead(data []byte) (n int, rest []byte, err error) {
+	const array, direct = 4, 24
+	if len(data) == 0 || data[0]>>5 != array {
+		return 0, nil, errNoArray
+	}
+	info, rest := int(data[0]&31), data[1:]
+	if info < direct {
+		return info, rest, nil
+	}
+	size := 1 << (info - direct) // bytes of the number that follows
+	if info > direct+2 || len(rest) < size {
+		return 0, nil, errNoArray
+	}
+	for _, b := range rest[:size] {
+		n = n<<8 | int(b)
+	}
+	return n, rest[size:], nil
 }
 
 // The kinds of errors that travel.
