@@ -66,7 +66,7 @@ func (o *outbound) listen() (cancel func()) {
 	cancels := []func(){bus.SubscribeUpdates(o.cfg.Bus, func(u bus.Update) {
 		switch {
 		case u.Stream == stream.Events && u.Pos > 0:
-			if lot, err := eventstore.DecodeLot(u.Lot); err == nil { // there may be none, or one of another version
+			if lot, err := eventstore.DecodeLot([]byte(u.Lot)); err == nil { // there may be none, or one of another version
 				o.cfg.Tail.Feed(lot)
 			}
 			o.hear(u.Pos)

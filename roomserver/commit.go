@@ -305,7 +305,7 @@ func (w *writeSet) publish() {
 	if w.pos > 0 {
 		u := bus.Update{Stream: stream.Events, Pos: w.pos, Rooms: []string{string(w.room.ID)}, Users: w.users}
 		if len(w.members) == 0 {
-			u.Lot = eventstore.NewLot(w.live).Encode()
+			u.Lot = string(eventstore.NewLot(w.live).Encode())
 		}
 		bus.PublishUpdate(s.cfg.Bus, u)
 	}
