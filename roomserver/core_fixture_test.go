@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"fmt"
 	"slices"
+	"sync"
 	"sync/atomic"
 	"testing"
 	"time"
@@ -87,6 +88,7 @@ func (w *world) nodeOn(name id.Server, db *sqldb.DB) *node {
 		w.t.Fatal(err)
 	}
 	local := bus.NewLocal()
+	w.checkLots(db, local)
 	s, err := New(context.Background(), Config{
 		DB: db, Events: events, Bus: local, Now: w.now, ServerName: name,
 		Key: Key{ID: testKeyID, Private: keyOf(name)}, Remote: &fakeRemote{w: w}, Keys: worldKeys{},
@@ -98,6 +100,45 @@ func (w *world) nodeOn(name id.Server, db *sqldb.DB) *node {
 	n := &node{Server: s, w: w, db: db, name: name}
 	n.peer = n.honest()
 	return n
+}
+
+// checkLots holds what updates say of events against the database, at the end of the test.
+func (w *world) checkLots(db *sqldb.DB, b *bus.Local) {
+	t, ok := w.t.(*testing.T)
+	if !ok {
+		return
+	}
+	var mu sync.Mutex
+	var lots []eventstore.Lot
+	cancel := bus.SubscribeUpdates(b, func(u bus.Update) {
+		if u.Lot == "" {
+			return
+		}
+		lot, err := eventstore.DecodeLot([]byte(u.Lot))
+		if err != nil || lot[len(lot)-1].Pos != u.Pos {
+			t.Errorf("the update of position %d says %v, %v", u.Pos, lot, err)
+			return
+		}
+		mu.Lock()
+		defer mu.Unlock()
+		lots = append(lots, lot)
+	})
+	t.Cleanup(func() {
+		cancel()
+		mu.Lock()
+		defer mu.Unlock()
+		r, err := eventstore.Open(db, eventstore.Options{})
+		if err != nil {
+			t.Error(err)
+			return
+		}
+		for _, lot := range lots {
+			rows, err := r.EventStream(context.Background(), lot[0].Pos-1, lot[len(lot)-1].Pos, 1000)
+			if err != nil || !slices.Equal(eventstore.Lot(rows), lot) {
+				t.Errorf("an update said %v, the database says %v, %v", lot, rows, err)
+			}
+		}
+	})
 }
 
 // puppet is a server that is only what a test makes of it.
