@@ -21,6 +21,9 @@ const (
 	// AwayPatience is for how long those who need a connection wait for a PostgreSQL that went away, or for another one to take its
 	// place. From then on they fail at once, until it is back.
 	AwayPatience = 10 * time.Second
+	// awayProbe is how often they are asked from then on. Who comes in between does not ask, so that many who wait for a connection do not
+	// wait for each other's attempts, each as long as a machine takes that is not there.
+	awayProbe = time.Second
 	// awayAgain: a failure so long after the last one is the beginning of another outage.
 	awayAgain     = 3 * AwayPatience
 	minAwayPause  = 20 * time.Millisecond
@@ -38,7 +41,8 @@ type hosts struct {
 	mu     sync.Mutex
 	good   int       // the one that took writes
 	since  time.Time // of the present outage; zero where there is none
-	failed time.Time // the last time that none of them could be reached
+	failed time.Time // the last time that none of them could be reached, or was asked when it was away for long
+	cause  error     // why
 }
 
 // newHosts makes one connector for each host of a configuration.
@@ -64,6 +68,9 @@ func (h *hosts) Driver() driver.Driver { return h.each[0].Driver() }
 // Connect implements driver.Connector. It waits while the servers are away, for AwayPatience after they went or until ctx ends.
 func (h *hosts) Connect(ctx context.Context) (driver.Conn, error) {
 	for attempt := 0; ; attempt++ {
+		if err := h.given(); err != nil {
+			return nil, err
+		}
 		c, err := h.try(ctx)
 		if err == nil {
 			h.back()
@@ -73,6 +80,21 @@ func (h *hosts) Connect(ctx context.Context) (driver.Conn, error) {
 			return nil, err
 		}
 	}
+}
+
+// given gives the reason of an outage that lasts for long, where somebody has asked just now.
+func (h *hosts) given() error {
+	now := h.now()
+	h.mu.Lock()
+	defer h.mu.Unlock()
+	if h.since.IsZero() || now.Sub(h.since) < AwayPatience || now.Sub(h.failed) > awayAgain {
+		return nil
+	}
+	if now.Sub(h.failed) < awayProbe {
+		return h.cause
+	}
+	h.failed = now // it asks now
+	return nil
 }
 
 // try asks each server once.
@@ -109,7 +131,7 @@ func (h *hosts) wait(ctx context.Context, attempt int, cause error) bool {
 	if fresh {
 		h.since = now
 	}
-	h.failed = now
+	h.failed, h.cause = now, cause
 	over := now.Sub(h.since) >= AwayPatience
 	h.mu.Unlock()
 	if fresh {
@@ -133,7 +155,7 @@ func (h *hosts) wait(ctx context.Context, attempt int, cause error) bool {
 func (h *hosts) back() {
 	h.mu.Lock()
 	was := h.since
-	h.since = time.Time{}
+	h.since, h.cause = time.Time{}, nil
 	h.mu.Unlock()
 	if !was.IsZero() {
 		h.log.WithField("after", h.now().Sub(was).Round(time.Millisecond)).Info("the database answers")

@@ -164,6 +164,18 @@ func TestAway(t *testing.T) {
 	if err := write(5); !sqldb.Unavailable(err) || time.Since(began) > sqldb.AwayPatience/2 {
 		t.Errorf("when it was away for long: %v after %s", err, time.Since(began))
 	}
+	var all sync.WaitGroup
+	began = time.Now()
+	for range 200 { // far more than there may be connections
+		all.Go(func() {
+			if err := db.QueryRow(ctx, `SELECT 1`).Scan(new(int)); !sqldb.Unavailable(err) {
+				t.Errorf("one of many: %v", err)
+			}
+		})
+	}
+	if all.Wait(); time.Since(began) > sqldb.AwayPatience/2 {
+		t.Errorf("many waited for each other: %s", time.Since(began))
+	}
 	if err := r.Primary.Continue(); err != nil {
 		t.Fatal(err)
 	}
