@@ -22,7 +22,7 @@ test: ## all tests; what needs PostgreSQL is skipped where it is not installed
 	@GO="$(GO)" sh test/run.sh
 
 # What go test says itself is enough; each test reports what clients saw as rows of a table.
-test-cluster: ## several processes in all kinds of bad weather, half an hour (docs/reliability.md; RUN=TestClockSkew narrows it)
+test-cluster: ## several processes in all kinds of bad weather, a quarter of an hour (docs/reliability.md; RUN=TestClockSkew narrows it)
 	$(GO) test ./test/cluster -count=1 -timeout 40m -weather -v -run '$(RUN)'
 
 chaos: ## five processes with random faults for CHAOS=10m (docs/reliability.md; SEED=1 repeats one)
