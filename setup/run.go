@@ -175,7 +175,10 @@ func build(ctx context.Context, cfg Config, o RunOptions, serves bool) (_ *Serve
 	if s.parts, err = s.wire(ctx); err != nil {
 		return nil, err
 	}
-	// Only now do the others see what this process knows of the schema: what a newer one changed before that is seen here.
+	// First the others see what this process knows of the schema, then it looks: a newer one that changes it sees this one, or is seen.
+	if err := s.cluster.Announce(ctx); err != nil {
+		return nil, err
+	}
 	if err := s.db.CheckSchemas(ctx); err != nil {
 		return nil, fmt.Errorf("database: %w", err)
 	}

@@ -326,5 +326,13 @@ func (c *Cluster) SetAddress(ctx context.Context, bus, http string) error {
 	return c.heartbeat(ctx)
 }
 
+// Announce tells the others at once what this node says of itself, such as Config.Schemas.
+func (c *Cluster) Announce(ctx context.Context) error {
+	if c.table == nil {
+		return nil
+	}
+	return c.beat(ctx)
+}
+
 // SetLoad sets what Node.Load says, in any unit that the callers agree on; the next heartbeat tells the others.
 func (c *Cluster) SetLoad(load int64) { c.load.Store(load) }

@@ -83,7 +83,7 @@ func (v *view) shares() map[string]float64 {
 const hasNodesSQL = `SELECT to_regclass('cluster_nodes') IS NOT NULL`
 
 // NoneOlder fails where nodes live that know less of a component's schema than up to a version; it looks for wait, which should be two
-// heartbeats or more, if there are any that do. A node that says nothing of the component has not come that far yet and knows less.
+// heartbeats or more, if there are any that do. A node that says nothing of the component has not come that far yet: it will see for itself.
 func NoneOlder(ctx context.Context, db *sqldb.DB, wait time.Duration, component string, oldest int64) error {
 	if db.Dialect() != sqldb.Postgres {
 		return nil
@@ -96,7 +96,7 @@ func NoneOlder(ctx context.Context, db *sqldb.DB, wait time.Duration, component 
 	if err != nil {
 		return fmt.Errorf("cluster: read the nodes: %w", err)
 	}
-	if !slices.ContainsFunc(rows, func(r row) bool { return r.knows(component) < oldest }) {
+	if !slices.ContainsFunc(rows, func(r row) bool { return r.isOlder(component, oldest) }) {
 		return nil
 	}
 	seen, err := Look(ctx, db, wait)
@@ -104,12 +104,18 @@ func NoneOlder(ctx context.Context, db *sqldb.DB, wait time.Duration, component 
 		return err
 	}
 	for _, s := range seen {
-		if known := s.knows(component); s.Live && known < oldest {
+		if s.Live && s.isOlder(component, oldest) {
 			return fmt.Errorf("the process %s (version %s) works with the database and knows the schema of %s up to version %d, where %d is needed: "+
-				"stop it, or upgrade it to a version in between first", s.ID, s.Version, component, known, oldest)
+				"stop it, or upgrade it to a version in between first", s.ID, s.Version, component, s.knows(component), oldest)
 		}
 	}
 	return nil
+}
+
+// isOlder tells whether a node says that it knows the schema of a component, and less of it than up to a version.
+func (n Node) isOlder(component string, oldest int64) bool {
+	known := n.knows(component)
+	return known > 0 && known < oldest
 }
 
 // knows gives up to which version a node knows the schema of a component; 0: it says nothing.

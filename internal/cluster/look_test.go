@@ -70,7 +70,7 @@ func TestNoneOlder(t *testing.T) {
 	}{
 		{"rooms", 1, ""}, {"rooms", 3, ""}, {"cluster", 1, ""},
 		{"rooms", 4, "process " + live.Self().ID + " (version 1.2) works with the database and knows the schema of rooms up to version 3, where 4 is needed"},
-		{"room", 1, "up to version 0, where 1 is needed"},
+		{"room", 1, ""}, // it has not come that far
 	} {
 		err := NoneOlder(ctx, db, look, c.component, c.oldest)
 		if (err == nil) != (c.want == "") || err != nil && !strings.Contains(err.Error(), c.want) {
