@@ -24,6 +24,10 @@
 // they do not both own one key while their clocks run at the same rate. Meanwhile nobody owns the share that moves, but
 // Owner names its new owner already.
 //
+// Rooms are owned in RoomShares shares (RoomShare, ShareKey), which are dealt out so that no node has more than its part: chance
+// would give one of four a quarter more than it should have. Two nodes that do not know yet of the same
+// others can both believe to own a share, until their next heartbeat.
+//
 // Ownership saves work, it does not guard data. A process can be stopped between asking and acting; what
 // must not happen twice is decided by the database.
 package cluster

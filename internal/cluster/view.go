@@ -1,7 +1,6 @@
 package cluster
 
 import (
-	"cmp"
 	"slices"
 	"strings"
 	"time"
@@ -16,7 +15,8 @@ type view struct {
 	self        Node
 	nodes       []Node // the live ones, self included, by id
 	all         []sighting
-	members     map[string][]member // by component: who shares its keys, by id of the node
+	members     map[string][]member            // by component: who shares its keys, by id of the node
+	dealt       map[string]*[RoomShares]uint16 // by component: whom each share of rooms was dealt to, as a place in members
 	changed     chan struct{}
 }
 
@@ -29,13 +29,13 @@ type sighting struct {
 
 // member is a node that runs a component.
 type member struct {
-	node *Node
-	seed uint64
-	self bool
+	node         *Node
+	seed, common uint64 // seed is of node and component, common of the node
+	self         bool
 }
 
 func newView(self sighting, others []sighting, from, until time.Duration) *view {
-	v := &view{from: from, until: until, self: self.Node, members: make(map[string][]member)}
+	v := &view{from: from, until: until, self: self.Node, members: make(map[string][]member), dealt: make(map[string]*[RoomShares]uint16)}
 	v.all = append(slices.Clone(others), self)
 	slices.SortFunc(v.all, func(a, b sighting) int { return strings.Compare(a.ID, b.ID) })
 	for _, s := range v.all {
@@ -49,8 +49,11 @@ func newView(self sighting, others []sighting, from, until time.Duration) *view 
 			continue
 		}
 		for _, c := range n.Components {
-			v.members[c] = append(v.members[c], member{node: n, seed: seed(c, n.ID), self: n.ID == self.ID})
+			v.members[c] = append(v.members[c], member{node: n, seed: seed(c, n.ID), common: seed("", n.ID), self: n.ID == self.ID})
 		}
+	}
+	for c, members := range v.members {
+		v.dealt[c] = deal(members)
 	}
 	return v
 }
@@ -62,11 +65,15 @@ func sameNodes(a, b *view) bool {
 	})
 }
 
-// owner gives the member whose weight for the key is the highest, nil when there is none.
+// owner gives the member to which a key belongs, nil when there is none: the one whose weight for the key is the highest, or to
+// which a share of rooms was dealt.
 func (v *view) owner(component, key string) *member {
 	members := v.members[component]
 	if len(members) == 0 {
 		return nil
+	}
+	if share, ok := shareOf(key); ok {
+		return &members[v.dealt[component][share]]
 	}
 	k := keyHash(key)
 	best, top := 0, weight(members[0].seed, k)
@@ -96,11 +103,9 @@ func weight(seed, key uint64) uint64 {
 	return x ^ x>>31
 }
 
-// ranked gives the members by their weight for the key, the owner first.
+// ranked gives the nodes of byWeight.
 func (v *view) ranked(component, key string) []Node {
-	members := slices.Clone(v.members[component])
-	k := keyHash(key)
-	slices.SortFunc(members, func(a, b member) int { return cmp.Compare(weight(b.seed, k), weight(a.seed, k)) })
+	members := v.byWeight(component, key)
 	nodes := make([]Node, len(members))
 	for i, m := range members {
 		nodes[i] = *m.node

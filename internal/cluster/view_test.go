@@ -127,3 +127,78 @@ func BenchmarkOwns(b *testing.B) {
 		}
 	})
 }
+
+// Shares of rooms are dealt out evenly, the same for all components and from each node's eyes, and whom a share is not dealt to
+// is asked after the one it is dealt to.
+func TestRoomSharesAreDealt(t *testing.T) {
+	rapid.Check(t, func(t *rapid.T) {
+		ids := rapid.SliceOfNDistinct(rapid.StringMatching(`[0-9a-f]{32}`), 1, 80, rapid.ID[string]).Draw(t, "nodes")
+		v := viewOf(ids...)
+		slices.Reverse(ids)
+		other := viewOf(ids...)
+		got := make(map[string]int)
+		for share := range RoomShares {
+			k := ShareKey(share)
+			owner := v.owner("rooms", k).node.ID
+			got[owner]++
+			if o := v.owner("keys", k).node.ID; o != owner {
+				t.Fatalf("%s: %s for one component, %s for the other", k, owner, o)
+			}
+			if o := other.owner("rooms", k).node.ID; o != owner {
+				t.Fatalf("%s: owner %s, seen from another node %s", k, owner, o)
+			}
+			ranked := v.ranked("rooms", k)
+			names := make(map[string]bool)
+			for _, n := range ranked {
+				names[n.ID] = true
+			}
+			if ranked[0].ID != owner || len(names) != len(ids) {
+				t.Fatalf("%s: owner %s, in order %v", k, owner, ranked)
+			}
+		}
+		for id, n := range got {
+			if n*len(ids) >= RoomShares+len(ids) {
+				t.Fatalf("%s has %d shares, with %d nodes", id, n, len(ids))
+			}
+		}
+	})
+}
+
+// When a node goes, its shares move, and few others.
+func TestDealtSharesStay(t *testing.T) {
+	const nodes, sets = 5, 200
+	moved := 0
+	for set := range sets {
+		var ids []string
+		for i := range nodes {
+			ids = append(ids, fmt.Sprintf("%032x", set*nodes+i+1))
+		}
+		all, without := viewOf(ids...), viewOf(ids[:nodes-1]...)
+		for share := range RoomShares {
+			before, after := all.owner("rooms", ShareKey(share)).node.ID, without.owner("rooms", ShareKey(share)).node.ID
+			if before != ids[nodes-1] && before != after {
+				moved++
+			}
+		}
+	}
+	t.Logf("%.1f of the others' %d shares move", float64(moved)/sets, RoomShares*(nodes-1)/nodes)
+	if moved > sets*RoomShares/8 {
+		t.Errorf("%d of the others' shares move in %d sets", moved, sets)
+	}
+}
+
+func TestRoomShare(t *testing.T) {
+	if share := RoomShare("!a:example.org"); share != 21 {
+		t.Errorf("the share is %d", share) // nodes of different versions must agree: it does not change
+	}
+	for _, key := range []string{"rooms/64", "rooms/-1", "rooms/07", "rooms/", "room/1", "", "rooms/1x"} {
+		if share, ok := shareOf(key); ok {
+			t.Errorf("%q is share %d", key, share)
+		}
+	}
+	for share := range RoomShares {
+		if got, ok := shareOf(ShareKey(share)); !ok || got != share {
+			t.Errorf("%q is share %d, %v", ShareKey(share), got, ok)
+		}
+	}
+}
