@@ -145,7 +145,7 @@ func (o *outbound) newRoutes() *routes { return newRoutes(o.cfg.Events, o.cfg.Se
 // Where there was nothing for others, as in each of many processes most of the time, the longest pause is idleFactor times the pace.
 const (
 	restFactor = 9
-	idleFactor = 5
+	idleFactor = 10
 )
 
 // run sends until ctx ends, and leaves the shards to whoever comes next.
@@ -269,6 +269,12 @@ func (o *outbound) follow(ctx context.Context) error {
 		if err := o.followLate(ctx, low, from); err != nil {
 			return err
 		}
+		// What is missing between events that the bus told of is on its way; the database is asked where it is all there is.
+		end := o.cfg.Tail.End()
+		late := from < end && end < to
+		if late {
+			to = end
+		}
 		if from < to {
 			to, err := o.page(ctx, o.routes, from, to)
 			if err != nil {
@@ -277,6 +283,10 @@ func (o *outbound) follow(ctx context.Context) error {
 			o.mu.Lock()
 			o.followed = to
 			o.mu.Unlock()
+		}
+		if late {
+			o.awake() // after a pause
+			return nil
 		}
 	}
 }
@@ -296,7 +306,7 @@ func (o *outbound) followLate(ctx context.Context, from, to int64) (err error) {
 
 // page hands out a page of the stream between two positions, and gives how far it went.
 func (o *outbound) page(ctx context.Context, r *routes, from, to int64) (int64, error) {
-	rows, to, err := o.cfg.Tail.Page(ctx, from, to, o.limits.Page)
+	rows, to, err := o.cfg.Tail.Page(ctx, from, to, o.limits.Page, nil)
 	if err != nil {
 		return 0, err
 	}

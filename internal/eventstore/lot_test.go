@@ -117,7 +117,7 @@ func TestTailIsFed(t *testing.T) {
 				}
 				reading.Wait()
 			}
-			rows, to, err := tail.Page(w.ctx(), start, end, 1000)
+			rows, to, err := tail.Page(w.ctx(), start, end, 1000, nil)
 			w.ok(err)
 			if to != end || !slices.Equal(rows, all) {
 				t.Fatalf("to %d: %v, want %v", to, rows, all)

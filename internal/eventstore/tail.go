@@ -146,17 +146,12 @@ func after(events []StreamRow, pos int64) int {
 // Changed gives the visible events at the positions from < pos ≤ to, by room, of the rooms for which in is true.
 // It reports false when the tail does not reach that far back. Call Reach(to) before.
 func (t *Tail) Changed(from, to int64, in func(nid.Room) bool) (map[nid.Room]Span, bool) {
-	t.mu.RLock()
-	events, ok := t.events, t.low >= 0 && from >= t.low && to <= t.high
-	t.mu.RUnlock()
+	events, ok := t.Rows(from, to)
 	if !ok {
 		return nil, false
 	}
 	var out map[nid.Room]Span
-	for _, e := range events[after(events, from):] {
-		if e.Pos > to {
-			break
-		}
+	for _, e := range events {
 		if int64(e.Flags)&hidden != 0 || !in(e.Room) {
 			continue
 		}
@@ -168,23 +163,42 @@ func (t *Tail) Changed(from, to int64, in func(nid.Room) bool) (map[nid.Room]Spa
 	return out, true
 }
 
-// Page gives the events at the positions from < pos ≤ to, as EventStream does, and the position up to which these are all: where
-// there are limit of them, there may be more. to is committed.
-func (t *Tail) Page(ctx context.Context, from, to int64, limit int) (rows []StreamRow, end int64, err error) {
+// Rows gives the events at the positions from < pos ≤ to, of all rooms, for reading only. It reports false when the tail does not
+// reach that far back. Call Reach(to) before.
+func (t *Tail) Rows(from, to int64) ([]StreamRow, bool) {
+	t.mu.RLock()
+	events, ok := t.events, t.low >= 0 && from >= t.low && to <= t.high
+	t.mu.RUnlock()
+	if !ok {
+		return nil, false
+	}
+	events = events[after(events, from):]
+	return events[:after(events, to)], true
+}
+
+// Page gives those of the events at the positions from < pos ≤ to for which keep is true, as EventStream does, and the position up to
+// which these are all: where there are limit of them, there may be more. keep is called once for each event up to there, in order;
+// nil keeps all. to is committed.
+func (t *Tail) Page(ctx context.Context, from, to int64, limit int, keep func(StreamRow) bool) (rows []StreamRow, end int64, err error) {
 	if err := t.Reach(ctx, to); err != nil {
 		return nil, 0, err
 	}
-	t.mu.RLock()
-	events, here := t.events, from >= t.low && to <= t.high
-	t.mu.RUnlock()
-	if here {
-		events = events[after(events, from):]
-		rows = slices.Clone(events[:min(limit, after(events, to))])
-	} else if rows, err = t.r.EventStream(ctx, from, to, limit); err != nil {
-		return nil, 0, err
+	events, here := t.Rows(from, to)
+	if !here {
+		if events, err = t.r.EventStream(ctx, from, to, limit); err != nil {
+			return nil, 0, err
+		}
+		if len(events) == limit {
+			to = events[limit-1].Pos
+		}
 	}
-	if len(rows) == limit {
-		to = rows[limit-1].Pos
+	for _, e := range events {
+		if keep != nil && !keep(e) {
+			continue
+		}
+		if rows = append(rows, e); len(rows) == limit {
+			return rows, e.Pos, nil
+		}
 	}
 	return rows, to, nil
 }
