@@ -22,6 +22,7 @@ import (
 	"weft/internal/upkeep"
 	"weft/matrix/event"
 	"weft/matrix/id"
+	"weft/roomserver/api"
 )
 
 // Keys verifies events. *keyring.Keyring implements it.
@@ -123,7 +124,7 @@ type Shares interface {
 
 // owns tells whether a room's background work is for this process to do. Nothing wrong comes from two who think so.
 func (s *Server) owns(room id.Room) bool {
-	return s.cfg.Shares == nil || s.cfg.Shares.Owns("roomserver", string(room))
+	return s.cfg.Shares == nil || s.cfg.Shares.Owns("roomserver", api.RoomKey(room))
 }
 
 // Server is the room server of one node.

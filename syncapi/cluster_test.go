@@ -433,33 +433,31 @@ type turn struct{ atomic.Bool }
 
 func (o *turn) Owns(string, string) bool { return o.Load() }
 
-// Who has no need of it leaves following to the node whose turn it is, for a while.
-func TestFollowersTakeTurns(t *testing.T) {
+// Who has no need of it leaves a room to the process that owns it, until it looks for what others have not done.
+func TestFollowersShareRooms(t *testing.T) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
 		mine := new(turn)
 		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, mine })
-		f, err := newFollower(t.Context(), e.srv)
+		f, err := newFollower(t.Context(), e.srv, &cursors{shares: e.srv.shares})
 		e.ok(err)
-		step := func(what string, wantLate, wantDone bool) {
-			t.Helper()
-			to, err := position(t.Context(), e.db)
-			e.ok(err)
-			late, err := f.share(t.Context(), to)
-			e.ok(err)
-			expect(t, what+": late", late, wantLate)
-			expect(t, what+": done", f.pos == to.Events, wantDone)
-		}
 		r := e.newRoom(alice)
 		r.member(bob, "join")
-		r.say(alice, "1")
-		step("another's turn", true, false)
+		step := func(what string, polled, wantDone bool) {
+			t.Helper()
+			r.say(alice, what)
+			to, err := position(t.Context(), e.db)
+			e.ok(err)
+			_, err = f.follow(t.Context(), to, polled)
+			e.ok(err)
+			share, err := e.srv.shares.share(t.Context(), r.nid)
+			e.ok(err)
+			expect(t, what, f.at.list[share].judged >= to.Events, wantDone)
+		}
+		step("another's", false, false)
 		mine.Store(true)
-		step("our turn", false, true)
+		step("ours", false, true)
 		mine.Store(false)
-		r.say(alice, "2")
-		step("another's turn again", true, false)
-		e.advance(followOthers)
-		step("the other did nothing", false, true)
-		step("nothing to do", false, true)
+		step("another's again", false, false)
+		step("that the other left", true, true)
 	})
 }

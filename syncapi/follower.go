@@ -4,12 +4,13 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"strconv"
+	"math"
 	"sync"
 	"sync/atomic"
 	"time"
 
 	"weft/internal/bus"
+	"weft/internal/cluster"
 	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
@@ -17,11 +18,7 @@ import (
 	"weft/matrix/id"
 )
 
-const (
-	insertFollowerSQL = `INSERT INTO sync_followers (name, pos) VALUES ($1, 0) ON CONFLICT (name) DO NOTHING`
-	readFollowerSQL   = `SELECT pos FROM sync_followers WHERE name = $1`
-	moveFollowerSQL   = `UPDATE sync_followers SET pos = $2 WHERE name = $1 AND pos = $3`
-)
+const moveBackfillSQL = `UPDATE sync_followers SET pos = $2 WHERE name = $1 AND share = 0 AND pos = $3`
 
 // The logs that are followed.
 const (
@@ -37,41 +34,39 @@ const (
 	// followLazy is how many positions without anything to store may pass before the
 	// cursor is written all the same: they would only be judged again.
 	followLazy = 1000
-	// followPoll is after how long the follower looks by itself.
+	// followPoll is after how long the follower looks by itself, and for what other processes should have followed.
 	followPoll = 30 * time.Second
 	// followPace is the pause between two looks: who needs the newest (each sync does) moves the follower on itself,
 	// and what comes in the pause is stored with one statement.
 	followPace = 200 * time.Millisecond
-	// followTurn is for how many positions it is one process's turn.
-	followTurn = 1024
-	// followOthers is how long the process whose turn it is has, until the others do what it should have done.
-	followOthers = time.Second
+	// followRest is by how much the pause is longer for each count that was changed, and followMost by how much at most: where
+	// many read a room it does not have its counts rewritten five times a second.
+	followRest = time.Millisecond
+	followMost = 3 * time.Second
 )
 
 // errMoved says that another node moved the cursor.
 var errMoved = errors.New("the cursor was moved by another node")
 
-// follower reads the event stream and stores what follows from it: relations, threads and
-// notifications. It is moved on by whoever needs it first, one at a time; between nodes the cursor's row
-// decides. Where nobody needs it, one node moves it: whose turn it is depends on where the cursor stands, so that they
-// share the work evenly, and no two judge the same events. A turn is long enough for what the node keeps in memory to be of use.
+// follower reads the event stream and stores what follows from it: relations, threads and notifications. The rooms are in shares, each
+// with a cursor of its own, and one process follows a share: the one that owns its rooms, which wrote the events and has
+// what it needs in memory. Who needs something sooner follows what it needs itself, one at a time; between processes the row of
+// the cursor decides.
 type follower struct {
 	s      *Server
 	signal chan struct{}
 	rules  *ruleCache
 	fence  *fence // of rules; nil where nobody else writes
 
-	mu     sync.Mutex
-	pos    int64 // up to here everything is judged
-	stored int64 // the cursor in the database
-	back   int64 // the same of backfilled events, downward from 0
-	// due is up to where another node was to follow, and dueAt until when; 0: it did.
-	due   int64
-	dueAt time.Time
+	mu   sync.Mutex
+	at   *cursors
+	back int64 // the cursor of backfilled events, downward from 0
+	// counted is how many counts were changed.
+	counted int
 
-	// Noted for lag: how far the stream is, pos, and that it is another node's turn.
-	end, judged atomic.Int64
-	theirs      atomic.Bool
+	// Noted for lag: how far the stream is, and which shares are this process's.
+	end  atomic.Int64
+	mine atomic.Uint64
 }
 
 // derived is what is to be stored about a page of events.
@@ -93,15 +88,13 @@ func (d *derived) empty() bool {
 	return !d.cancelled && len(d.relations)+len(d.redacted)+len(d.highlights)+len(d.read)+len(d.lowered)+len(d.unread) == 0
 }
 
-func newFollower(ctx context.Context, s *Server) (*follower, error) {
-	f := &follower{s: s, signal: make(chan struct{}, 1), rules: newRuleCache()}
+func newFollower(ctx context.Context, s *Server, at *cursors) (*follower, error) {
+	f := &follower{s: s, signal: make(chan struct{}, 1), rules: newRuleCache(), at: at}
 	err := s.db.Update(ctx, func(tx *sqldb.Tx) error {
-		for _, name := range []string{followEvents, followBackfill} {
-			if _, err := tx.Exec(ctx, insertFollowerSQL, name); err != nil {
-				return fmt.Errorf("followers: %w", err)
-			}
+		if err := insertCursors(ctx, tx, followEvents, s.shares.all()); err != nil {
+			return err
 		}
-		return nil
+		return insertCursors(ctx, tx, followBackfill, onlyShare)
 	})
 	if err != nil {
 		return nil, err
@@ -109,34 +102,23 @@ func newFollower(ctx context.Context, s *Server) (*follower, error) {
 	if s.cfg.Shared {
 		f.fence = f.rulesFence()
 	}
-	return f, f.reload(ctx)
+	if err := f.reread(ctx, s.shares.all()); err != nil {
+		return nil, err
+	}
+	f.at.seen.Store(f.at.lowest(s.shares.all(), math.MaxInt64))
+	return f, f.rereadBackfilled(ctx)
 }
 
-// reload reads the cursors.
-func (f *follower) reload(ctx context.Context) error {
-	if err := f.reread(ctx); err != nil {
-		return err
+// reread reads the cursors of some shares.
+func (f *follower) reread(ctx context.Context, of shareSet) error {
+	if of == 0 {
+		return nil
 	}
-	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followBackfill).Scan(&f.back); err != nil {
-		return fmt.Errorf("followers: %w", err)
-	}
-	f.at(f.stored)
-	return nil
+	return readCursors(ctx, f.s.db, followEvents, of, "", f.at.found)
 }
 
-// reread reads the cursor of the event stream. Where another node moved it, that node also stored what this one
-// keeps in memory.
-func (f *follower) reread(ctx context.Context) error {
-	var stored int64
-	if err := f.s.db.QueryRow(ctx, readFollowerSQL, followEvents).Scan(&stored); err != nil {
-		return fmt.Errorf("followers: %w", err)
-	}
-	if stored != f.stored {
-		f.s.unread.Clear()
-		f.at(stored)
-		f.stored = stored
-	}
-	return nil
+func (f *follower) rereadBackfilled(ctx context.Context) error {
+	return readCursors(ctx, f.s.db, followBackfill, onlyShare, "", func(_ int, pos int64) { f.back = pos })
 }
 
 // heard takes an update of the bus.
@@ -171,20 +153,15 @@ func (f *follower) run(ctx context.Context) {
 	defer poll.Stop()
 	polled := true
 	for {
-		late := f.work(ctx, polled)
+		rest := followPace + min(time.Duration(f.work(ctx, polled))*followRest, followMost)
 		polled = false
 		select {
-		case <-time.After(followPace):
+		case <-time.After(rest):
 		case <-ctx.Done():
 			return
 		}
-		var again <-chan time.Time
-		if late {
-			again = time.After(followOthers)
-		}
 		select {
 		case <-f.signal:
-		case <-again:
 		case <-poll.C:
 			polled = true
 		case <-ctx.Done():
@@ -193,52 +170,49 @@ func (f *follower) run(ctx context.Context) {
 	}
 }
 
-// work follows both logs to their ends, as far as that is this node's to do. late: another node is to, and it has
-// to be seen whether it does.
-func (f *follower) work(ctx context.Context, polled bool) (late bool) {
+// work follows both logs to their ends, as far as that is this process's to do; polled: also what the others have not done. It
+// gives how many counts it changed.
+func (f *follower) work(ctx context.Context, polled bool) (counted int) {
 	to, err := position(ctx, f.s.db)
 	if err == nil {
 		f.reaches(to.Events)
-		late, err = f.share(ctx, to)
+		counted, err = f.follow(ctx, to, polled)
 	}
 	if err == nil && (polled || f.s.cfg.Shares == nil || f.s.cfg.Shares.Owns("syncapi", "follow/"+followBackfill)) {
 		err = f.advanceBackfilled(ctx)
 	}
 	f.logged(ctx, err)
-	return late
+	return counted
 }
 
-// share follows the event stream up to a position as far as that is this node's to do, or the node whose turn it was did not.
-func (f *follower) share(ctx context.Context, at vector) (late bool, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for f.pos < at.Events {
-		if err := f.join(ctx, at); err != nil || f.pos >= at.Events {
-			return false, err
-		}
-		to := at.Events
-		if f.s.cfg.Shares != nil {
-			if !f.s.cfg.Shares.Owns("syncapi", "follow/"+strconv.FormatInt(f.stored/followTurn, 10)) {
-				switch now := f.s.now(); {
-				case f.due == 0 || f.stored >= f.due:
-					f.due, f.dueAt = at.Events, now.Add(followOthers)
-					f.theirs.Store(true)
-					return true, nil
-				case now.Before(f.dueAt):
-					return true, nil
-				}
-			}
-			to = min(to, (max(f.pos, f.stored)/followTurn+1)*followTurn)
-		}
-		f.due = 0
-		f.theirs.Store(false)
-		if err := f.forward(ctx, to); err != nil {
-			return false, err
+// owned gives the shares that this process follows.
+func (f *follower) owned() (out shareSet) {
+	if f.s.cfg.Shares == nil {
+		return f.s.shares.all()
+	}
+	for share := range f.s.shares.all().each {
+		if f.s.cfg.Shares.Owns("syncapi", cluster.ShareKey(share)) {
+			out.add(share)
 		}
 	}
-	f.due = 0
-	f.theirs.Store(false)
-	return false, nil
+	return out
+}
+
+// follow follows the event stream up to a position in this process's shares; polled: in all.
+func (f *follower) follow(ctx context.Context, at vector, polled bool) (counted int, err error) {
+	f.mu.Lock()
+	defer f.mu.Unlock()
+	f.counted = 0
+	was, due := shareSet(f.mine.Load()), f.owned()
+	f.mine.Store(uint64(due))
+	if polled {
+		due = f.s.shares.all()
+	}
+	if err := f.reread(ctx, due&^was); err != nil {
+		return 0, err
+	}
+	err = f.advance(ctx, at, due)
+	return f.counted, err
 }
 
 func (f *follower) logged(ctx context.Context, err error) {
@@ -247,22 +221,72 @@ func (f *follower) logged(ctx context.Context, err error) {
 	}
 }
 
-// catchUp follows the event stream up to a position, unless it is far behind, so that what
-// is derived can be shown with its events. It returns how far it came.
-func (f *follower) catchUp(ctx context.Context, at vector) int64 {
+// catchUp follows, up to a position, the rooms for which in is true (nil: all), unless they are far behind, so that what is derived can
+// be shown with its events. Up to the position since that was done before. It returns how far it came.
+func (f *follower) catchUp(ctx context.Context, at vector, since int64, in func(nid.Room) bool) int64 {
 	f.mu.Lock()
-	pos, to := f.pos, at.Events
-	f.mu.Unlock()
-	if pos >= to || to-pos > followInline {
-		return min(pos, to)
+	defer f.mu.Unlock()
+	pos := since
+	due, err := f.needed(ctx, at.Events, since, in)
+	if err == nil {
+		pos, err = f.bring(ctx, at, due)
 	}
-	pos, err := f.advance(ctx, at)
 	f.logged(ctx, err)
-	return min(pos, to)
+	return pos
+}
+
+// needed gives the shares of rooms that have events which are not judged. The lock is held.
+func (f *follower) needed(ctx context.Context, to, since int64, in func(nid.Room) bool) (due shareSet, err error) {
+	if err := f.look(ctx, to); err != nil {
+		return 0, err
+	}
+	behind := f.at.behind(f.s.shares.all())
+	if behind == 0 || in == nil {
+		return behind, nil
+	}
+	rows, ok := f.s.tail.Rows(max(since, f.at.lowest(behind, to)), to)
+	if !ok {
+		return behind, nil
+	}
+	for _, r := range rows {
+		share, err := f.s.shares.share(ctx, r.Room)
+		if err != nil {
+			return 0, err
+		}
+		if behind.has(share) && !due.has(share) && r.Pos > f.at.list[share].judged && in(r.Room) {
+			due.add(share)
+		}
+	}
+	return due, nil
+}
+
+// bring follows some shares up to a position, but for those that are far behind, and gives how far all of them are. The lock is
+// held.
+func (f *follower) bring(ctx context.Context, at vector, due shareSet) (int64, error) {
+	if due == 0 {
+		return at.Events, nil
+	}
+	if f.s.cfg.Shared { // other processes may have done it
+		if err := f.reread(ctx, due); err != nil {
+			return f.at.lowest(due, at.Events), err
+		}
+		due = f.at.behind(due)
+	}
+	pos := at.Events
+	for share := range due.each {
+		if judged := f.at.list[share].judged; at.Events-judged > followInline {
+			pos = min(pos, judged)
+			due &^= 1 << share
+		}
+	}
+	if err := f.advance(ctx, at, due); err != nil {
+		return min(pos, f.at.lowest(due, pos)), err
+	}
+	return pos, nil
 }
 
 // followTo is catchUp for one who knows of no other positions than that of an event.
-func (s *Server) followTo(ctx context.Context, pos int64) error {
+func (s *Server) followTo(ctx context.Context, n nid.Room, pos int64) error {
 	to := vector{Events: pos}
 	if s.cfg.Shared {
 		now, err := s.latest.read(ctx)
@@ -274,67 +298,114 @@ func (s *Server) followTo(ctx context.Context, pos int64) error {
 			return err
 		}
 	}
-	s.follower.catchUp(ctx, to)
+	s.follower.catchUp(ctx, to, 0, only(n))
 	return nil
 }
 
-// join looks whether other nodes did what this one is about to do, or changed what it is done by. The lock is held.
-func (f *follower) join(ctx context.Context, at vector) error {
-	if !f.s.cfg.Shared {
+// look finds which shares have events up to a position. The lock is held.
+func (f *follower) look(ctx context.Context, to int64) error {
+	seen := f.at.seen.Load()
+	if to <= seen {
 		return nil
 	}
-	if err := f.reread(ctx); err != nil {
+	if !f.s.cfg.Shared {
+		f.at.list[0].last = to
+		f.at.list[0].touch()
+		f.at.seen.Store(to)
+		return nil
+	}
+	if err := f.s.tail.Reach(ctx, to); err != nil {
 		return err
 	}
-	return f.fence.reach(ctx, at.AccountData)
+	rows, ok := f.s.tail.Rows(seen, to)
+	if !ok { // they may have some
+		for share := range f.s.shares.all().each {
+			f.at.list[share].last = to
+			f.at.list[share].touch()
+		}
+	}
+	for _, r := range rows {
+		share, err := f.s.shares.share(ctx, r.Room)
+		if err != nil {
+			return err
+		}
+		f.at.list[share].last = r.Pos
+		f.at.list[share].touch()
+	}
+	f.at.seen.Store(to)
+	return nil
 }
 
-// advance follows the event stream up to a position. Rules are those of the position in the stream of account data,
-// or later ones.
-func (f *follower) advance(ctx context.Context, at vector) (int64, error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	if f.pos >= at.Events {
-		return f.pos, nil
+// advance follows some shares up to a position. Rules are those of the position in the stream of account data, or later ones. The
+// lock is held.
+func (f *follower) advance(ctx context.Context, at vector, due shareSet) error {
+	if due == 0 {
+		return nil
 	}
-	err := f.join(ctx, at)
-	if err == nil {
-		err = f.forward(ctx, at.Events)
+	if err := f.look(ctx, at.Events); err != nil {
+		return err
 	}
-	return f.pos, err
-}
-
-// forward follows the event stream up to a position. The lock is held, and join was called.
-func (f *follower) forward(ctx context.Context, to int64) error {
-	for f.pos < to {
+	if err := f.fence.reach(ctx, at.AccountData); err != nil {
+		return err
+	}
+	for {
 		if err := ctx.Err(); err != nil {
 			return err
 		}
-		rows, end, err := f.s.tail.Page(ctx, f.pos, to, followPage)
-		if err != nil {
+		from := f.at.lowest(f.at.behind(due), at.Events)
+		if from >= at.Events {
+			err := f.lazy(ctx, due, at.Events)
+			if errors.Is(err, errMoved) {
+				continue // with what is there now
+			}
+			return err
+		}
+		var failed error
+		var picked shareSet
+		rows, end, err := f.s.tail.Page(ctx, from, at.Events, followPage, func(r eventstore.StreamRow) bool {
+			share, err := f.s.shares.share(ctx, r.Room)
+			if err != nil {
+				failed = err
+				return false
+			}
+			if !due.has(share) || r.Pos <= f.at.list[share].judged {
+				return false
+			}
+			picked.add(share)
+			return true
+		})
+		if err = errors.Join(err, failed); err != nil {
 			return err
 		}
 		d, err := f.judge(ctx, rows, true)
 		if err != nil {
 			return err
 		}
-		if d.empty() && end-f.stored < followLazy && end%followTurn != 0 { // who has the next turn has to see that it has
-			f.at(end)
-			continue
-		}
-		switch err := f.store(ctx, d, followEvents, f.stored, end); {
-		case errors.Is(err, errMoved):
-			if err := f.reload(ctx); err != nil {
+		if !d.empty() {
+			err := f.store(ctx, d, picked, end)
+			if errors.Is(err, errMoved) {
+				continue
+			}
+			if err != nil {
 				return err
 			}
-		case err != nil:
-			return err
-		default:
-			f.at(end)
-			f.stored = end
+		}
+		f.at.advance(due, end)
+	}
+}
+
+// lazy writes the cursors that were not written for long. The lock is held.
+func (f *follower) lazy(ctx context.Context, of shareSet, to int64) error {
+	var late shareSet
+	for share := range of.each {
+		if to-f.at.list[share].stored >= followLazy {
+			late.add(share)
 		}
 	}
-	return nil
+	if late == 0 {
+		return nil
+	}
+	return f.store(ctx, &derived{}, late, to)
 }
 
 // advanceBackfilled follows what backfill brings in: relations alone follow from it.
@@ -351,9 +422,9 @@ func (f *follower) advanceBackfilled(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		switch err := f.store(ctx, d, followBackfill, f.back, end); {
+		switch err := f.storeBackfilled(ctx, d, end); {
 		case errors.Is(err, errMoved):
-			if err := f.reload(ctx); err != nil {
+			if err := f.rereadBackfilled(ctx); err != nil {
 				return err
 			}
 		case err != nil:
@@ -410,16 +481,38 @@ func (f *follower) judgeRedaction(ctx context.Context, e *eventstore.Event, d *d
 		return nil
 	}
 	d.redacted = append(d.redacted, target)
-	if live && target.StreamPos > 0 && target.StreamPos <= f.pos {
-		return f.uncount(ctx, target, d)
+	if !live || target.StreamPos <= 0 {
+		return nil
 	}
+	share, err := f.s.shares.share(ctx, e.RoomNID)
+	if err != nil || target.StreamPos > f.at.list[share].judged {
+		return err
+	}
+	return f.uncount(ctx, target, d)
+}
+
+// store stores what was derived from events of some shares, and moves their cursors, in one transaction.
+func (f *follower) store(ctx context.Context, d *derived, of shareSet, to int64) error {
+	err := f.s.db.Update(ctx, func(tx *sqldb.Tx) error {
+		if err := f.at.move(ctx, tx, of, to); err != nil {
+			return err
+		}
+		return f.insert(ctx, tx, d)
+	})
+	if err != nil {
+		return err
+	}
+	for share := range of.each {
+		f.at.list[share].stored = to
+	}
+	f.counted += len(d.unread)
 	return nil
 }
 
-// store stores what was derived, and moves the cursor, in one transaction.
-func (f *follower) store(ctx context.Context, d *derived, name string, from, to int64) error {
+// storeBackfilled is store for backfilled events.
+func (f *follower) storeBackfilled(ctx context.Context, d *derived, to int64) error {
 	return f.s.db.Update(ctx, func(tx *sqldb.Tx) error {
-		res, err := tx.Exec(ctx, moveFollowerSQL, name, to, from)
+		res, err := tx.Exec(ctx, moveBackfillSQL, followBackfill, to, f.back)
 		if err != nil {
 			return fmt.Errorf("followers: %w", err)
 		}
@@ -430,21 +523,25 @@ func (f *follower) store(ctx context.Context, d *derived, name string, from, to 
 		if n == 0 {
 			return errMoved
 		}
-		if err := insertRelations(ctx, tx, d.relations); err != nil {
-			return err
-		}
-		if err := insertHighlights(ctx, tx, d.highlights); err != nil {
-			return err
-		}
-		if err := f.s.dropUnread(ctx, tx, d.read); err != nil {
-			return err
-		}
-		if err := f.s.lowerUnread(ctx, tx, d.lowered); err != nil {
-			return err
-		}
-		if err := f.s.addUnread(ctx, tx, d.unread); err != nil {
-			return err
-		}
-		return deleteDerived(ctx, tx, d.redacted)
+		return f.insert(ctx, tx, d)
 	})
+}
+
+func (f *follower) insert(ctx context.Context, tx *sqldb.Tx, d *derived) error {
+	if err := insertRelations(ctx, tx, d.relations); err != nil {
+		return err
+	}
+	if err := insertHighlights(ctx, tx, d.highlights); err != nil {
+		return err
+	}
+	if err := f.s.dropUnread(ctx, tx, d.read); err != nil {
+		return err
+	}
+	if err := f.s.lowerUnread(ctx, tx, d.lowered); err != nil {
+		return err
+	}
+	if err := f.s.addUnread(ctx, tx, d.unread); err != nil {
+		return err
+	}
+	return deleteDerived(ctx, tx, d.redacted)
 }

@@ -3,26 +3,21 @@ package syncapi
 import (
 	"context"
 	"database/sql"
-	"errors"
 	"fmt"
 
 	"weft/internal/sqldb"
 	"weft/internal/stream"
 )
 
-// lag is how many positions are left for this process to follow. It looks at what was noted without the lock, which is held while
-// the follower works: just when there is a lag.
+// lag is how many positions are left for this process to follow. It takes no lock: that is held while the follower works, just when
+// there is a lag.
 func (f *follower) lag() int64 {
-	if f.theirs.Load() {
-		return 0
+	end := f.end.Load()
+	at := end
+	for share := range shareSet(f.mine.Load()).each {
+		at = min(at, f.at.reached(share))
 	}
-	return max(0, f.end.Load()-f.judged.Load())
-}
-
-// at notes up to where everything is judged. The lock is held.
-func (f *follower) at(pos int64) {
-	f.pos = pos
-	f.judged.Store(pos)
+	return end - at
 }
 
 // reaches notes that the event stream is at least at a position.
@@ -32,16 +27,16 @@ func (f *follower) reaches(pos int64) {
 }
 
 // ReadLag tells from the database how many positions the follower of the event stream is behind its end, in all processes of the server
-// together, which may be one with which this process has nothing to do. It reads two rows. Of less than LazyPositions there may be
+// together, which may be one with which this process has nothing to do. Of less than LazyPositions there may be
 // none: the follower writes its place when it has something to store, and after so many positions.
 func ReadLag(ctx context.Context, db *sqldb.DB) (positions int64, err error) {
 	err = db.View(ctx, func(tx *sqldb.Tx) error {
-		var pos int64
-		if err := tx.QueryRow(ctx, readFollowerSQL, followEvents).Scan(&pos); err != nil && !errors.Is(err, sql.ErrNoRows) {
+		var pos sql.NullInt64
+		if err := tx.QueryRow(ctx, lowestCursorSQL, followEvents).Scan(&pos); err != nil {
 			return fmt.Errorf("followers: %w", err)
 		}
 		end, err := stream.Position(ctx, tx, stream.Events)
-		positions = max(0, end-pos)
+		positions = max(0, end-pos.Int64)
 		return err
 	})
 	return positions, err

@@ -54,7 +54,7 @@ func (s *Server) GetNotifications(ctx context.Context, r *httpapi.Request) (any,
 			return nil, merr.InvalidParam("%.100q is no token of this list", from)
 		}
 	}
-	if err := s.followNow(ctx); err != nil {
+	if err := s.followNow(ctx, nil); err != nil {
 		return nil, err
 	}
 	user, err := s.events.UserNID(ctx, r.Session.User)

@@ -197,7 +197,7 @@ func (c *unreadCount) add(o pushrules.Outcome) {
 // spec: client-server §13.13 (Marking notifications as read): "updates their read receipt (either by using
 // the API or by sending an event)"
 func (f *follower) sent(ctx context.Context, e *eventstore.Event, m eventstore.Member, d *derived, thread string) (string, error) {
-	have, err := f.s.readUnread(ctx, m.UserNID, []nid.Room{e.RoomNID})
+	have, err := f.s.readUnread(ctx, m.UserNID, []nid.Room{e.RoomNID}, 0) // as far as it is followed
 	if err != nil {
 		return thread, err
 	}

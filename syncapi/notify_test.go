@@ -122,15 +122,15 @@ func TestFollowerRestart(t *testing.T) {
 		r.member(bob, "join")
 		r.say(alice, "one")
 		e.sync(bob, "")
-		again, err := newFollower(t.Context(), e.srv)
+		again, err := newFollower(t.Context(), e.srv, &cursors{shares: e.srv.shares})
 		e.ok(err)
 		r.say(alice, "two")
 		e.sync(bob, "")
 		to, err := position(t.Context(), e.db)
 		e.ok(err)
-		e.srv.follower.catchUp(t.Context(), to)
-		_, err = again.advance(t.Context(), to)
-		e.ok(err)
+		for _, f := range []*follower{e.srv.follower, again} {
+			expect(t, "followed", f.catchUp(t.Context(), to, 0, nil), to.Events)
+		}
 		expect(t, "counts", e.sync(bob, "").in("join", r, "unread_notifications.notification_count").Int(), 2)
 	})
 }

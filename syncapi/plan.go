@@ -72,7 +72,7 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	if err != nil {
 		return nil, err
 	}
-	p.to.Notified = s.follower.catchUp(ctx, p.to)
+	p.to.Notified = c.follow(ctx)
 	if err := s.read.reach(ctx, p.to.Receipts); err != nil {
 		return nil, err
 	}
@@ -90,6 +90,19 @@ func (s *Server) makePlan(ctx context.Context, q *syncRequest) (*plan, error) {
 	}
 	c.addJobs()
 	return p, nil
+}
+
+// follow has what is derived from the events of the user's rooms stored, and gives up to where it is.
+func (c *chooser) follow(ctx context.Context) int64 {
+	if c.rooms == nil {
+		return c.p.to.Events // there is no room to tell of
+	}
+	if c.q.whole() {
+		return c.s.follower.catchUp(ctx, c.p.to, 0, nil)
+	}
+	return c.s.follower.catchUp(ctx, c.p.to, c.q.since.Notified, func(n nid.Room) bool {
+		return c.rooms.has(n) || slices.ContainsFunc(c.p.left, func(l *leftRoom) bool { return l.nid == n })
+	})
 }
 
 // snapshot chooses the rooms from one moment of the database.
@@ -513,7 +526,7 @@ func (c *chooser) complete(ctx context.Context) error {
 	for i, r := range c.p.joined {
 		numbers[i] = r.NID
 	}
-	c.p.unread, err = c.s.readUnread(ctx, c.p.me, numbers)
+	c.p.unread, err = c.s.readUnread(ctx, c.p.me, numbers, c.p.to.Notified)
 	return err
 }
 

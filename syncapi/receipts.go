@@ -277,7 +277,7 @@ func (s *Server) mark(ctx context.Context, room *eventstore.Room, user id.User, 
 	}
 	r := receipt{user: user, private: typ == readPrivate, thread: thread, event: event, ts: s.nowMS()}
 	// Or its notification would come after the receipt.
-	if err := s.followTo(ctx, e.StreamPos); err != nil {
+	if err := s.followTo(ctx, room.NID, e.StreamPos); err != nil {
 		return err
 	}
 	news, err := s.setReceipt(ctx, room, r, e.StreamPos)

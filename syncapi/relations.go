@@ -92,13 +92,16 @@ func (s *Server) readRelations(ctx context.Context, q relationsQuery, limit int)
 	return out, rows.Err()
 }
 
-// followNow lets the follower catch up with all that is committed.
-func (s *Server) followNow(ctx context.Context) error {
+// only is a filter that lets one room pass.
+func only(n nid.Room) func(nid.Room) bool { return func(other nid.Room) bool { return other == n } }
+
+// followNow lets the follower catch up with all that is committed in the rooms for which in is true (nil: all).
+func (s *Server) followNow(ctx context.Context, in func(nid.Room) bool) error {
 	to, err := position(ctx, s.db)
 	if err != nil {
 		return err
 	}
-	s.follower.catchUp(ctx, to)
+	s.follower.catchUp(ctx, to, 0, in)
 	return nil
 }
 
@@ -135,7 +138,7 @@ func (s *Server) GetRelatingEvents(ctx context.Context, r *httpapi.Request) (any
 	if err := s.relationBounds(ctx, r, v.NID, &q); err != nil {
 		return nil, err
 	}
-	if err := s.followNow(ctx); err != nil {
+	if err := s.followNow(ctx, only(v.NID)); err != nil {
 		return nil, err
 	}
 	if recurse {
@@ -252,7 +255,7 @@ func (s *Server) GetThreadRoots(ctx context.Context, r *httpapi.Request) (any, e
 			return nil, err
 		}
 	}
-	if err := s.followNow(ctx); err != nil {
+	if err := s.followNow(ctx, only(v.NID)); err != nil {
 		return nil, err
 	}
 	ignored, err := s.ignoredUsers(ctx, v.user)

@@ -16,6 +16,7 @@ import (
 	"weft/internal/bus"
 	"weft/internal/cache"
 	"weft/internal/eventstore"
+	"weft/internal/nid"
 	"weft/internal/sqldb"
 	"weft/internal/upkeep"
 	keyapi "weft/keyserver/api"
@@ -70,6 +71,7 @@ type Server struct {
 	presence *presence
 	sent     *sentMembers
 	follower *follower
+	shares   *roomShares
 	poller   *poller // nil where nobody else writes
 	node     int64   // names this process in tokens; 0 where nobody else writes
 	begun    time.Time
@@ -112,7 +114,9 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.residents, err = newResidentLists(s); err != nil {
 		return nil, err
 	}
-	if s.unread, err = newUnreadCache(s.now); err != nil {
+	s.shares = &roomShares{s: s, of: make(map[nid.Room]uint8)}
+	at := &cursors{shares: s.shares}
+	if s.unread, err = newUnreadCache(s.now, at); err != nil {
 		return nil, err
 	}
 	if cfg.Shared {
@@ -121,7 +125,7 @@ func New(ctx context.Context, cfg Config) (*Server, error) {
 	if s.ignored, err = newIgnoredCache(s.now); err != nil {
 		return nil, err
 	}
-	if s.follower, err = newFollower(ctx, s); err != nil {
+	if s.follower, err = newFollower(ctx, s, at); err != nil {
 		return nil, err
 	}
 	if err := s.register(cfg.Metrics); err != nil {

@@ -86,23 +86,26 @@ type unreadPlace struct {
 	room nid.Room
 }
 
-// cachedUnread are counts and the user's epoch at which they were read.
+// cachedUnread are counts, and the epochs of the user and of the room's share at which they were read.
 type cachedUnread struct {
-	counts unreadCounts
-	epoch  uint64
+	counts       unreadCounts
+	epoch        uint64
+	share        int
+	followedThen int64
 }
 
 // unreadCache keeps counts that are told again and again. Who adds to a row here changes the entry after the
 // commit; receipts, and what other nodes do, make it forget.
 type unreadCache struct {
 	*cache.Cache[unreadPlace, cachedUnread]
-	// epochs tells which entries of users are old, a few users sharing a place.
+	// epochs tells which entries of users are old, a few users sharing a place; at which are of shares that another process followed.
 	epochs [1024]atomic.Uint64
+	at     *cursors
 }
 
-func newUnreadCache(now func() time.Time) (*unreadCache, error) {
+func newUnreadCache(now func() time.Time, at *cursors) (*unreadCache, error) {
 	entries, err := cache.New(unreadBytes, unreadTTL, now, func(_ unreadPlace, e cachedUnread) int { return 100 * len(e.counts) })
-	return &unreadCache{Cache: entries}, err
+	return &unreadCache{Cache: entries, at: at}, err
 }
 
 func (c *unreadCache) epoch(user nid.StateKey) *atomic.Uint64 {
@@ -112,10 +115,10 @@ func (c *unreadCache) epoch(user nid.StateKey) *atomic.Uint64 {
 // forget drops the entries of a user.
 func (c *unreadCache) forget(user nid.StateKey) { c.epoch(user).Add(1) }
 
-// get gives counts that are there.
-func (c *unreadCache) get(p unreadPlace) (unreadCounts, bool) {
+// get gives counts that are there and count all events up to a position.
+func (c *unreadCache) get(p unreadPlace, at int64) (unreadCounts, bool) {
 	e, ok := c.Get(p)
-	return e.counts, ok && e.epoch == c.epoch(p.user).Load()
+	return e.counts, ok && e.epoch == c.epoch(p.user).Load() && c.at.reached(e.share) >= at && e.followedThen == c.at.list[e.share].epoch.Load()
 }
 
 // change sets the count of one thread in an entry that is there; the zero count drops it. epoch is the user's from
@@ -136,19 +139,25 @@ func (c *unreadCache) change(k unreadKey, now unreadCount, epoch uint64) {
 	})
 }
 
-// readUnread gives what a user has not read in rooms.
-func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.Room) (map[nid.Room]unreadCounts, error) {
+// readUnread gives what a user has not read in rooms, which are followed up to a position.
+func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.Room, at int64) (map[nid.Room]unreadCounts, error) {
 	out := make(map[nid.Room]unreadCounts, len(rooms))
 	var rest []int64
 	var places []unreadPlace
+	var entries []cachedUnread
 	epoch := s.unread.epoch(user).Load()
 	for _, n := range rooms {
-		if counts, ok := s.unread.get(unreadPlace{user, n}); ok {
+		if counts, ok := s.unread.get(unreadPlace{user, n}, at); ok {
 			out[n] = counts
 			continue
 		}
 		if rest = append(rest, int64(n)); len(rooms) <= maxUnreadCached {
+			share, err := s.shares.share(ctx, n)
+			if err != nil {
+				return nil, err
+			}
 			places = append(places, unreadPlace{user, n})
+			entries = append(entries, cachedUnread{epoch: epoch, share: share, followedThen: s.unread.at.list[share].epoch.Load()})
 		}
 	}
 	put := s.unread.Begin(places...)
@@ -176,8 +185,9 @@ func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.
 	if err != nil {
 		return nil, err
 	}
-	for _, p := range places {
-		put(p, cachedUnread{out[p.room], epoch})
+	for i, p := range places {
+		entries[i].counts = out[p.room]
+		put(p, entries[i])
 	}
 	return out, nil
 }

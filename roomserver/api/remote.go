@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 
+	"weft/internal/cluster"
 	"weft/internal/nid"
 	"weft/internal/rpc"
 	"weft/matrix/id"
@@ -26,7 +27,15 @@ var (
 )
 
 func rooms(method string, room id.Room, again bool) rpc.Call {
-	return rpc.Call{Service: RoomsService, Method: method, Key: string(room), Again: again}
+	return rpc.Call{Service: RoomsService, Method: method, Key: RoomKey(room), Again: again}
+}
+
+// RoomKey gives the key by which a process owns a room, that of its share; none where there is no room yet.
+func RoomKey(room id.Room) string {
+	if room == "" {
+		return ""
+	}
+	return cluster.ShareKey(cluster.RoomShare(string(room)))
 }
 
 func directory(method string) rpc.Call {
@@ -34,7 +43,7 @@ func directory(method string) rpc.Call {
 }
 
 func federation(method string, room id.Room) rpc.Call {
-	return rpc.Call{Service: FederationService, Method: method, Key: string(room), Again: true}
+	return rpc.Call{Service: FederationService, Method: method, Key: RoomKey(room), Again: true}
 }
 
 // CreateRoom implements Rooms.

@@ -71,8 +71,10 @@ CREATE TABLE highlights (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX highlights_pos ON highlights (pos);
 
--- How far each follower has read its log.
+-- How far each follower has read its log, in each share of the rooms.
 CREATE TABLE sync_followers (
-    name TEXT NOT NULL PRIMARY KEY,
-    pos  BIGINT NOT NULL
-) /*sqlite: WITHOUT ROWID */;
+    name  TEXT NOT NULL,
+    share INTEGER NOT NULL,
+    pos   BIGINT NOT NULL,
+    PRIMARY KEY (name, share)
+) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 50) */;
