@@ -3,7 +3,6 @@ package rpc_test
 import (
 	"maps"
 	"testing"
-	"testing/synctest"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -37,7 +36,7 @@ func counts(t *testing.T, r *rpc.Router) func() map[string]int {
 }
 
 func TestCallsAreCounted(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		a, _ := w.add("a", nil)
 		front, _ := w.add("front", nil)

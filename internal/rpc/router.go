@@ -4,9 +4,11 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"iter"
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/sirupsen/logrus"
@@ -21,9 +23,11 @@ const (
 	// dead.
 	Patience = 10 * time.Second
 
-	maxCall    = 10 * time.Minute // of a call whose context has no deadline
-	watchEvery = time.Second      // a call that takes longer is looked after: does the other process live?
-	silentFor  = 3                // pings that are not answered in a row: then a process counts as one that cannot be reached
+	maxCall    = natsbus.MaxTimeout
+	lookEvery  = 250 * time.Millisecond // while there are calls
+	watchEvery = time.Second            // where a call takes longer: does the other process live?
+	pingTime   = 900 * time.Millisecond // less than that, or a ping would be such a call
+	silentFor  = 3                      // pings that are not answered in a row: then a process counts as one that cannot be reached
 	retryEvery = 250 * time.Millisecond
 	workers    = 1024 // calls of one method that run at once, in the called process, whose components shed what is too much
 	pingName   = "rpc.ping"
@@ -37,6 +41,9 @@ type Bus interface {
 	Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func())
 	// MaxData is how many bytes a message may have.
 	MaxData() int
+	// Waiting tells since when the oldest request to each node has waited, and Lose ends those that were made before a time.
+	Waiting() map[string]time.Time
+	Lose(node string, before time.Time, err error)
 }
 
 // Nodes are the processes of the server.
@@ -61,11 +68,16 @@ type Router struct {
 	bus Bus
 	// silent are processes that live, as the database says, and do not answer: the way to them is cut. They are not asked.
 	silent map[string]bool
+	// watched are processes of which it is found out whether they live.
+	watched map[string]bool
+
+	looking atomic.Bool // look runs
 }
 
 // NewRouter makes a Router that serves nothing yet, and knows no other process.
 func NewRouter(nodes Nodes, spill *Spill, log logrus.FieldLogger) *Router {
-	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method), silent: make(map[string]bool)}
+	return &Router{nodes: nodes, spill: spill, log: log, metrics: newMetrics(), services: make(map[string]map[string]method),
+		silent: make(map[string]bool), watched: make(map[string]bool)}
 }
 
 // Add makes methods those of a service of this process, "component.Interface".
@@ -116,11 +128,6 @@ func (r *Router) Invoke(ctx context.Context, c Call, args, results []any) error 
 	if here && r.mine(component, c.Key) {
 		return m.call(ctx, args, results)
 	}
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, maxCall)
-		defer cancel()
-	}
 	data, err := Marshal(args)
 	if err != nil {
 		return err
@@ -168,7 +175,7 @@ func (r *Router) far(ctx context.Context, c Call, component string, here bool, d
 	for {
 		changed := r.nodes.Changed()
 		if bus := r.getBus(); bus != nil {
-			for _, node := range r.others(component, c.Key) {
+			for node := range r.others(component, c.Key) {
 				answer, err := r.ask(ctx, bus, node, c, data)
 				if !errors.Is(err, errNobody) {
 					return answer, err
@@ -195,21 +202,29 @@ func (r *Router) far(ctx context.Context, c Call, component string, here bool, d
 	}
 }
 
-// others lists the processes that run a component in the order in which to ask them.
-func (r *Router) others(component, key string) []string {
-	if key == "" {
-		key = r.nodes.Self().ID // so that calls without a key spread over those who can answer
-	}
+// others gives the processes that run a component in the order in which to ask them.
+func (r *Router) others(component, key string) iter.Seq[string] {
 	self := r.nodes.Self().ID
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	var ids []string
-	for _, n := range r.nodes.Ranked(component, key) {
-		if n.ID != self && !r.silent[n.ID] {
-			ids = append(ids, n.ID)
+	if key == "" {
+		key = self // so that calls without a key spread over those who can answer
+	}
+	return func(yield func(string) bool) {
+		owner, ok := r.nodes.Owner(component, key) // nearly always it is enough
+		if !ok || r.canAsk(owner.ID) && !yield(owner.ID) {
+			return
+		}
+		for _, n := range r.nodes.Ranked(component, key) {
+			if n.ID != owner.ID && r.canAsk(n.ID) && !yield(n.ID) {
+				return
+			}
 		}
 	}
-	return ids
+}
+
+func (r *Router) canAsk(node string) bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return node != r.nodes.Self().ID && !r.silent[node]
 }
 
 // ask has one process carry a call out. The error is errNobody where it did not, or where that does not matter.
@@ -218,17 +233,14 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 	if err != nil {
 		return nil, err
 	}
-	watched, cancel := context.WithCancelCause(ctx)
-	defer cancel(nil)
-	defer time.AfterFunc(watchEvery, func() { r.watch(watched, bus, node, cancel) }).Stop()
 	request := bus.Request
 	if c.Often {
 		request = bus.Gather
 	}
-	answer, err := request(watched, node, subject(c.Service, c.Method), msg)
-	if gone := context.Cause(watched); err != nil && errors.Is(gone, errGone) {
-		err = gone
+	if !r.looking.Load() && r.looking.CompareAndSwap(false, true) {
+		go r.look(bus)
 	}
+	answer, err := request(ctx, node, subject(c.Service, c.Method), msg)
 	var remote *natsbus.RemoteError
 	switch {
 	case err == nil:
@@ -244,6 +256,9 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 		return nil, err
 	case ctx.Err() != nil:
 		return nil, ctx.Err()
+	case errors.Is(err, context.DeadlineExceeded):
+		r.metrics.done(c, "failed")
+		return nil, err
 	case errors.Is(err, natsbus.ErrNoNode), errors.Is(err, natsbus.ErrBusy), c.Again:
 		r.log.WithFields(logrus.Fields{"method": c.Service + "." + c.Method, "node": node}).WithError(err).Debug("a call goes elsewhere")
 		r.metrics.done(c, "elsewhere")
@@ -253,18 +268,59 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []b
 	return nil, fmt.Errorf("%w (%w)", unavailable("the process that had the request ended; it is not known whether the request was carried out"), err)
 }
 
-// watch ends a call whose process is not there any more: at once where the bus says that nobody is there, when the others
+// look looks after the calls of this process for as long as there are any. One goroutine does it for all of them: a timer for each
+// cost more than half of what it takes to send it.
+func (r *Router) look(bus Bus) {
+	tick := time.NewTicker(lookEvery)
+	defer tick.Stop()
+	for {
+		<-tick.C
+		waiting := bus.Waiting()
+		if len(waiting) == 0 {
+			r.looking.Store(false)
+			if len(bus.Waiting()) == 0 || !r.looking.CompareAndSwap(false, true) {
+				return
+			}
+			continue
+		}
+		for node, since := range waiting {
+			if took := time.Since(since); took >= maxCall {
+				bus.Lose(node, time.Now().Add(-maxCall), context.DeadlineExceeded)
+			} else if took >= watchEvery && r.beginWatch(node) {
+				go r.watch(bus, node)
+			}
+		}
+	}
+}
+
+// beginWatch notes that a process is watched, and tells whether it was not yet.
+func (r *Router) beginWatch(node string) bool {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	begun := !r.watched[node]
+	r.watched[node] = true
+	return begun
+}
+
+func (r *Router) endWatch(node string) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	delete(r.watched, node)
+}
+
+// watch ends the calls to a process that is not there any more: at once where the bus says that nobody is there, when the others
 // declare it dead where the bus says nothing, and when it does not answer to pings either.
-func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.CancelCauseFunc) {
+func (r *Router) watch(bus Bus, node string) {
+	defer r.endWatch(node)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	for unanswered := 0; ; {
-		err := ping(ctx, bus, node)
+		err := ping(context.Background(), bus, node)
 		switch {
-		case ctx.Err() != nil:
+		case errors.Is(err, natsbus.ErrClosed):
 			return
 		case errors.Is(err, natsbus.ErrNoNode) || !r.lives(node):
-			lost(errGone)
+			bus.Lose(node, time.Now(), errGone)
 			return
 		case err == nil || errors.Is(err, natsbus.ErrBusy):
 			unanswered = 0
@@ -273,19 +329,18 @@ func (r *Router) watch(ctx context.Context, bus Bus, node string, lost context.C
 		}
 		if unanswered == silentFor {
 			r.avoid(bus, node)
-			lost(errGone)
+			bus.Lose(node, time.Now(), errGone)
 			return
 		}
-		select {
-		case <-tick.C:
-		case <-ctx.Done():
+		<-tick.C
+		if since, ok := bus.Waiting()[node]; !ok || time.Since(since) < watchEvery {
 			return
 		}
 	}
 }
 
 func ping(ctx context.Context, bus Bus, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, watchEvery)
+	ctx, cancel := context.WithTimeout(ctx, pingTime)
 	defer cancel()
 	_, err := bus.Request(ctx, node, pingName, nil)
 	return err

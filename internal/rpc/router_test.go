@@ -112,6 +112,37 @@ type memBus struct {
 	busy     bool
 	gone     bool
 	asked    int
+	waiting  map[*memCall]bool
+}
+
+// memCall is a request that has no answer yet.
+type memCall struct {
+	node  string
+	began time.Time
+	lost  chan error
+}
+
+func (b *memBus) Waiting() map[string]time.Time {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	oldest := make(map[string]time.Time)
+	for c := range b.waiting {
+		if at, ok := oldest[c.node]; !ok || c.began.Before(at) {
+			oldest[c.node] = c.began
+		}
+	}
+	return oldest
+}
+
+func (b *memBus) Lose(node string, before time.Time, err error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	for c := range b.waiting {
+		if c.node == node && c.began.Before(before) {
+			delete(b.waiting, c)
+			c.lost <- err
+		}
+	}
 }
 
 func (b *memBus) MaxData() int { return b.limit }
@@ -143,24 +174,32 @@ func (b *memBus) Request(ctx context.Context, node, subject string, data []byte)
 	case to.busy:
 		b.w.mu.Unlock()
 		return nil, natsbus.ErrBusy
-	case to.deaf:
-		b.w.mu.Unlock()
-		<-ctx.Done()
-		return nil, ctx.Err()
 	}
+	c := &memCall{node: node, began: time.Now(), lost: make(chan error, 1)}
+	b.waiting[c] = true
+	deaf := to.deaf
 	b.w.mu.Unlock()
+	defer func() {
+		b.w.mu.Lock()
+		defer b.w.mu.Unlock()
+		delete(b.waiting, c)
+	}()
 	type result struct {
 		data []byte
 		err  error
 	}
 	done := make(chan result, 1)
-	go func() {
-		data, err := fn(ctx, data)
-		done <- result{data, err}
-	}()
+	if !deaf {
+		go func() {
+			data, err := fn(ctx, data)
+			done <- result{data, err}
+		}()
+	}
 	select {
 	case r := <-done:
 		return r.data, r.err
+	case err := <-c.lost:
+		return nil, err
 	case <-ctx.Done():
 		return nil, ctx.Err()
 	}
@@ -204,6 +243,15 @@ func (m member) Changed() <-chan struct{} {
 	return m.w.changed
 }
 
+// inBubble is synctest.Test that waits for the routers to find that they have no calls.
+func inBubble(t *testing.T, fn func(t *testing.T)) {
+	t.Helper()
+	synctest.Test(t, func(t *testing.T) {
+		defer time.Sleep(time.Second)
+		fn(t)
+	})
+}
+
 func newWorld() *world {
 	return &world{changed: make(chan struct{}), buses: make(map[string]*memBus)}
 }
@@ -217,7 +265,7 @@ func (w *world) add(node string, spill *rpc.Spill) (*rpc.Router, *part) {
 	if node != "front" {
 		r.Add("part.Service", rpc.Methods{"Echo": p.Echo, "Fail": p.Fail, "Double": p.Double, "Wait": p.Wait})
 	}
-	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error))}
+	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error)), waiting: make(map[*memCall]bool)}
 	r.SetBus(b)
 	w.change(func() { w.nodes, w.buses[node] = append(w.nodes, node), b })
 	return r, p
@@ -246,7 +294,7 @@ func where(t *testing.T, s service) string {
 }
 
 func TestWhoIsAsked(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		a, _ := w.add("a", nil)
 		b, _ := w.add("b", nil)
@@ -281,7 +329,7 @@ func TestWhoIsAsked(t *testing.T) {
 }
 
 func TestNobodyIsThere(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		front, _ := w.add("front", nil)
 		began := time.Now()
@@ -310,7 +358,7 @@ func TestNobodyIsThere(t *testing.T) {
 }
 
 func TestAProcessDiesWithACall(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		w.add("a", nil)
 		w.add("b", nil)
@@ -348,7 +396,7 @@ func TestAProcessDiesWithACall(t *testing.T) {
 
 // The way to a process can be cut while the database says that it lives.
 func TestAProcessLivesAndDoesNotAnswer(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		w.add("a", nil)
 		b, _ := w.add("b", nil)
@@ -381,7 +429,7 @@ func TestAProcessLivesAndDoesNotAnswer(t *testing.T) {
 }
 
 func TestCancelReachesTheOtherSide(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		w := newWorld()
 		_, a := w.add("a", nil)
 		front, _ := w.add("front", nil)

@@ -75,7 +75,7 @@ func nextItem(frame []byte) (it item, rest []byte, err error) {
 	}
 	switch it.kind {
 	case itemRequest:
-		it.left = time.Duration(min(r.uvarint(), uint64(maxTimeout/time.Millisecond))) * time.Millisecond
+		it.left = time.Duration(min(r.uvarint(), uint64(MaxTimeout/time.Millisecond))) * time.Millisecond
 	case itemAnswer:
 		it.status = r.byte()
 	}

@@ -38,7 +38,7 @@ func TestFrame(t *testing.T) {
 	if got, _, err := nextItem(short.bytes()); err != nil || got.left != time.Millisecond {
 		t.Errorf("%v, %v", got.left, err)
 	}
-	if got, _, err := nextItem(long.bytes()); err != nil || got.left != maxTimeout {
+	if got, _, err := nextItem(long.bytes()); err != nil || got.left != MaxTimeout {
 		t.Errorf("%v, %v", got.left, err)
 	}
 	first := items[1].bytes()

@@ -11,8 +11,6 @@ import (
 const (
 	// QueuePerWorker is how many calls wait for each worker of a handler before further ones are refused with ErrBusy.
 	QueuePerWorker = 1
-
-	maxTimeout = time.Hour // of a call on the side of the handler
 )
 
 // Handle answers the calls of a subject to this node. fn runs in at most workers goroutines at once; QueuePerWorker

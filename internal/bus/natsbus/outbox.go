@@ -15,6 +15,9 @@ const (
 
 	outboxCalls = 256       // requests and answers that wait for NATS; more make their senders wait
 	frameBytes  = 256 << 10 // a frame that has more takes nothing further
+
+	maxSpare   = 8        // buffers that are kept for frames
+	spareBytes = 64 << 10 // the largest of them
 )
 
 // outbox is all that this node sends. The NATS client writes to the network while it holds its lock, so one goroutine
@@ -36,6 +39,7 @@ type outbox struct {
 	stopped chan struct{} // closed when run returned
 
 	frames []*frame // of run: what it is about to publish, in order
+	spare  [][]byte // of run: for the data of frames, which NATS copies
 
 	published, dropped atomic.Uint64
 }
@@ -209,7 +213,11 @@ func (o *outbox) frame(to string, it []byte) *frame {
 			return f
 		}
 	}
-	f := &frame{to: to, data: it}
+	f := &frame{to: to}
+	if n := len(o.spare); n > 0 {
+		f.data, o.spare = o.spare[n-1][:0], o.spare[:n-1]
+	}
+	f.data = append(f.data, it...)
 	o.frames = append(o.frames, f)
 	return f
 }
@@ -222,6 +230,9 @@ func (o *outbox) flush() {
 			o.dropped.Add(f.messages)
 		} else {
 			o.published.Add(f.messages)
+		}
+		if len(o.spare) < maxSpare && cap(f.data) <= spareBytes {
+			o.spare = append(o.spare, f.data)
 		}
 	}
 	o.frames = o.frames[:0]

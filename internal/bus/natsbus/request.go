@@ -28,8 +28,8 @@ type RemoteError struct{ Data []byte }
 
 func (e *RemoteError) Error() string { return "natsbus: remote error: " + string(e.Data) }
 
-// DefaultTimeout is the deadline of a call whose context has none: a node that dies in the middle says nothing.
-const DefaultTimeout = time.Minute
+// MaxTimeout is how much time a handler has at most, and where its caller's context has no deadline.
+const MaxTimeout = 10 * time.Minute
 
 // The statuses of answers.
 const (
@@ -54,6 +54,8 @@ type calls struct {
 // call is a request to a node.
 type call struct {
 	number uint64
+	node   string
+	began  time.Time
 	item   []byte
 	result chan answer // has room for the one answer
 	state  atomic.Int32
@@ -86,13 +88,26 @@ func (c *calls) init(prefix string) {
 	c.prefix, c.waiting = prefix, make(map[uint64]*call)
 }
 
-func (c *calls) add() *call {
+func (c *calls) add(node string) *call {
+	added := &call{node: node, began: time.Now(), result: make(chan answer, 1)}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.last++
-	added := &call{number: c.last, result: make(chan answer, 1)}
+	added.number = c.last
 	c.waiting[c.last] = added
 	return added
+}
+
+// of gives the numbers of the calls for which is is true.
+func (c *calls) of(is func(*call) bool) (numbers []uint64) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for number, call := range c.waiting {
+		if is(call) {
+			numbers = append(numbers, number)
+		}
+	}
+	return numbers
 }
 
 func (c *calls) remove(number uint64) {
@@ -128,22 +143,34 @@ func (c *calls) frame(in []*call) string {
 
 // endFrame ends the calls of a frame that reached nobody.
 func (c *calls) endFrame(frame uint64) {
-	c.mu.Lock()
-	var lost []uint64
-	for number, call := range c.waiting {
-		if call.frame == frame {
-			lost = append(lost, number)
-		}
-	}
-	c.mu.Unlock()
-	for _, number := range lost {
+	for _, number := range c.of(func(call *call) bool { return call.frame == frame }) {
 		c.end(number, answer{status: statusNoNode})
+	}
+}
+
+// Waiting tells since when the oldest request to each node has waited for its answer. A node that dies says nothing, so somebody has
+// to look after those that wait long.
+func (b *Bus) Waiting() map[string]time.Time {
+	oldest := make(map[string]time.Time)
+	b.calls.of(func(c *call) bool {
+		if at, ok := oldest[c.node]; !ok || c.began.Before(at) {
+			oldest[c.node] = c.began
+		}
+		return false
+	})
+	return oldest
+}
+
+// Lose ends the requests to a node that were made before a time with an error. They may be carried out all the same.
+func (b *Bus) Lose(node string, before time.Time, err error) {
+	for _, number := range b.calls.of(func(c *call) bool { return c.node == node && c.began.Before(before) }) {
+		b.calls.end(number, answer{err: err})
 	}
 }
 
 // Request calls the handler of a subject on a node, this one included, and returns its answer, which must not be
 // changed. data must not be changed until it returns. When ctx ends, the error is the context's and the handler's
-// context ends too; a ctx without a deadline gets DefaultTimeout. Other errors: ErrNoNode at once if there is no such
+// context ends too; without a deadline it waits until Lose. Other errors: ErrNoNode at once if there is no such
 // node or handler, ErrBusy, ErrTooLarge, ErrClosed, or *RemoteError.
 func (b *Bus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
 	return b.request(ctx, node, subject, data, b.send)
@@ -156,11 +183,6 @@ func (b *Bus) Gather(ctx context.Context, node, subject string, data []byte) ([]
 }
 
 func (b *Bus) request(ctx context.Context, node, subject string, data []byte, send func(ctx context.Context, to string, c *call) error) ([]byte, error) {
-	if _, ok := ctx.Deadline(); !ok {
-		var cancel context.CancelFunc
-		ctx, cancel = context.WithTimeout(ctx, DefaultTimeout)
-		defer cancel()
-	}
 	if err := ctx.Err(); err != nil {
 		return nil, err
 	}
@@ -168,9 +190,11 @@ func (b *Bus) request(ctx context.Context, node, subject string, data []byte, se
 	if int64(len(data)) > b.maxData.Load() || len(to) > maxSubject || len(subject) > maxName {
 		return nil, ErrTooLarge
 	}
-	deadline, _ := ctx.Deadline()
-	left := time.Until(deadline)
-	c := b.calls.add()
+	left := MaxTimeout
+	if deadline, ok := ctx.Deadline(); ok {
+		left = time.Until(deadline)
+	}
+	c := b.calls.add(node)
 	defer b.calls.remove(c.number)
 	cancelRemote, err := b.start(ctx, node, to, c, item{kind: itemRequest, number: c.number, name: subject, left: left, data: data}, send)
 	if err != nil {
@@ -324,7 +348,7 @@ func (b *Bus) serveCall(h *handler, from string, it item) {
 	}
 	left := it.left
 	if left == 0 {
-		left = DefaultTimeout
+		left = MaxTimeout
 	}
 	h.accept(jobID{from, it.number}, it.data, left, func(status byte, data []byte) {
 		if status == statusBusy { // from this goroutine
