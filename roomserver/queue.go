@@ -3,6 +3,7 @@ package roomserver
 import (
 	"context"
 	"fmt"
+	"runtime"
 	"sync"
 
 	"weft/matrix/id"
@@ -82,6 +83,8 @@ func (q *queues) push(room id.Room, j *job) error {
 func (q *queues) work(room id.Room) {
 	defer q.wg.Done()
 	for {
+		// Those who are about to send something, too, do so first: then it goes into the same batch.
+		runtime.Gosched()
 		jobs := q.next(room)
 		if jobs == nil {
 			return
