@@ -9,6 +9,7 @@ import (
 
 	"github.com/klauspost/compress/zstd"
 
+	"weft/internal/dictzstd"
 	"weft/internal/nid"
 	"weft/matrix/id"
 )
@@ -40,18 +41,20 @@ const magic = "\x28\xb5\x2f\xfd"
 // Codec compresses JSON that looks like Matrix events. It is safe for concurrent
 // use.
 type Codec struct {
-	enc *zstd.Encoder
-	dec *zstd.Decoder
+	dict *dictzstd.Dictionary
+	long *zstd.Encoder // of what dict does not take
+	dec  *zstd.Decoder
 }
 
-// NewCodec makes a codec. One is enough for a process: it holds a compressor
-// (about 1 MB) for each processor.
+// NewCodec makes a codec. One is enough for a process.
 func NewCodec() (*Codec, error) {
+	dict, err := dictzstd.NewDictionary(dictionary1)
+	if err != nil {
+		return nil, fmt.Errorf("eventstore: %w", err)
+	}
 	procs := runtime.GOMAXPROCS(0)
-	// The fastest level takes half the time of the next one, for 1 % more bytes: most
-	// of the work is to load the dictionary, most of the bytes are hashes.
-	enc, err := zstd.NewWriter(nil,
-		zstd.WithEncoderDict(dictionary1), zstd.WithEncoderConcurrency(procs), zstd.WithEncoderCRC(false),
+	long, err := zstd.NewWriter(nil,
+		zstd.WithEncoderDict(dictionary1), zstd.WithEncoderConcurrency(1), zstd.WithEncoderCRC(false),
 		zstd.WithEncoderLevel(zstd.SpeedFastest), zstd.WithWindowSize(128<<10), zstd.WithLowerEncoderMem(true), zstd.WithSingleSegment(true))
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: compressor: %w", err)
@@ -61,7 +64,7 @@ func NewCodec() (*Codec, error) {
 	if err != nil {
 		return nil, fmt.Errorf("eventstore: decompressor: %w", err)
 	}
-	return &Codec{enc: enc, dec: dec}, nil
+	return &Codec{dict: dict, long: long, dec: dec}, nil
 }
 
 // Encode gives the stored form of a JSON that stands for itself.
@@ -83,11 +86,8 @@ func (c *Codec) seal(json []byte, p packing, ok bool) []byte {
 		buf := make([]byte, 0, len(p.raw)+len(p.text)/2+64)
 		buf = binary.AppendUvarint(append(buf, jsonZstd1), uint64(len(p.raw)))
 		buf = append(buf, p.raw...)
-		// The frame's magic number is left out.
-		frame := c.enc.EncodeAll(p.text, buf[len(buf):])
-		if len(frame) >= magicLen && string(frame[:magicLen]) == magic && len(frame)-magicLen < len(p.text) {
-			buf = append(buf, frame[magicLen:]...)
-		} else {
+		var shorter bool
+		if buf, shorter = c.compress(buf, p.text); !shorter {
 			buf[0] = jsonPacked
 			buf = append(buf, p.text...)
 		}
@@ -96,6 +96,18 @@ func (c *Codec) seal(json []byte, p packing, ok bool) []byte {
 		}
 	}
 	return append([]byte{jsonPlain}, json...)
+}
+
+// compress appends a text's frame, whose magic number is left out, if that is shorter.
+func (c *Codec) compress(buf, text []byte) ([]byte, bool) {
+	if len(text) <= dictzstd.MaxText {
+		return c.dict.Append(buf, text)
+	}
+	frame := c.long.EncodeAll(text, nil)
+	if len(frame)-magicLen >= len(text) || string(frame[:magicLen]) != magic {
+		return buf, false
+	}
+	return append(buf, frame[magicLen:]...), true
 }
 
 var errStoredJSON = errors.New("eventstore: malformed stored JSON")
