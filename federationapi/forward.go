@@ -6,7 +6,6 @@ import (
 	"slices"
 
 	"weft/internal/bus"
-	"weft/internal/eventstore"
 	"weft/internal/stream"
 	"weft/matrix/id"
 )
@@ -66,9 +65,7 @@ func (o *outbound) listen() (cancel func()) {
 	cancels := []func(){bus.SubscribeUpdates(o.cfg.Bus, func(u bus.Update) {
 		switch {
 		case u.Stream == stream.Events && u.Pos > 0:
-			if lot, err := eventstore.DecodeLot([]byte(u.Lot)); err == nil { // there may be none, or one of another version
-				o.cfg.Tail.Feed(lot)
-			}
+			o.cfg.Tail.Hear(u.Lot)
 			o.hear(u.Pos)
 			o.awake()
 		case u.Stream == stream.Events, u.Stream == "":

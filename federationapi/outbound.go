@@ -361,22 +361,32 @@ func (o *outbound) handOut(list []routed, from, to int64) {
 // sendable reads the events of a page that this server has to send. Events of rooms that no other server is in are not read:
 // each process follows the stream, and most events are not in its memory.
 func (o *outbound) sendable(ctx context.Context, r *routes, rows []eventstore.StreamRow) ([]*eventstore.Event, error) {
-	rows = slices.DeleteFunc(rows, func(row eventstore.StreamRow) bool {
-		return row.Flags&eventstore.SendOut == 0 || row.Flags&(eventstore.Rejected|eventstore.Outlier) != 0
-	})
-	if len(rows) == 0 {
+	out := func(row eventstore.StreamRow) bool {
+		return row.Flags&eventstore.SendOut != 0 && row.Flags&(eventstore.Rejected|eventstore.Outlier) == 0
+	}
+	var rooms []nid.Room
+	from, seen := int64(-1), make(map[nid.Room]bool)
+	for _, row := range rows {
+		if !out(row) {
+			continue
+		}
+		if from < 0 {
+			from = row.Pos - 1
+		}
+		if !seen[row.Room] {
+			seen[row.Room] = true
+			rooms = append(rooms, row.Room)
+		}
+	}
+	if len(rooms) == 0 {
 		return nil, nil
 	}
-	rooms := make([]nid.Room, len(rows))
-	for i, row := range rows {
-		rooms[i] = row.Room
-	}
-	if err := r.load(ctx, rooms, rows[0].Pos-1); err != nil {
+	if err := r.load(ctx, rooms, from); err != nil {
 		return nil, err
 	}
 	var nids []nid.Event
 	for _, row := range rows {
-		if !r.stays(row.Room, row.Type) {
+		if out(row) && !r.stays(row.Room, row.Type) {
 			nids = append(nids, row.Event)
 		}
 	}

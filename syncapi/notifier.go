@@ -144,9 +144,7 @@ func addAll(set map[id.User]struct{}, users []string) map[id.User]struct{} {
 // run carries out wake-ups until ctx ends.
 func (n *notifier) run(ctx context.Context) {
 	cancel := bus.SubscribeUpdates(n.s.cfg.Bus, func(u bus.Update) {
-		if lot, err := eventstore.DecodeLot([]byte(u.Lot)); err == nil { // there may be none, or one of another version
-			n.s.tail.Feed(lot)
-		}
+		n.s.tail.Hear(u.Lot)
 		n.s.poller.heard(u)
 		n.s.follower.heard(u)
 		n.take(u)

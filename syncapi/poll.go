@@ -186,18 +186,18 @@ func (p *poller) lostEvents(ctx context.Context, from, to int64) ([]bus.Update, 
 	if err := p.s.tail.Reach(ctx, to); err != nil {
 		return nil, err
 	}
-	spans, ok := p.s.tail.Changed(from, to, func(nid.Room) bool { return true })
-	if !ok || len(spans) > maxMissed {
+	last, ok := p.s.tail.Last(from, to)
+	if !ok || len(last) > maxMissed {
 		return []bus.Update{{}}, nil
 	}
 	u := bus.Update{Stream: stream.Events, Pos: to}
-	for n, span := range spans {
+	for n, pos := range last {
 		room, err := p.s.events.RoomID(ctx, n)
 		if err != nil {
 			return nil, err
 		}
 		p.mu.Lock()
-		told := p.rooms[room] >= span.Last()
+		told := p.rooms[room] >= pos
 		p.mu.Unlock()
 		if told {
 			continue

@@ -10,6 +10,9 @@ import (
 // maxLot is how many events a Lot may have: more are read from the database.
 const maxLot = 64
 
+// lotRow is how many bytes of an encoded lot are about one event, in a database that is not small.
+const lotRow = 6
+
 // Lot is a stretch of the event stream as who wrote it knows it, after the commit: events of one room at successive positions, with
 // which no local user's membership changed. Who follows the stream need not read them from the database (Tail.Feed).
 type Lot []StreamRow
@@ -56,7 +59,7 @@ func DecodeLot(b []byte) (Lot, error) {
 		return int64(v)
 	}
 	pos, room := next(), next()
-	var lot Lot
+	lot := make(Lot, 0, min(maxLot, len(b)/lotRow+1))
 	for len(b) > 0 && len(lot) < maxLot {
 		event, typ, flags := next(), next(), next()
 		if pos <= 0 || room <= 0 || event <= 0 || typ < 0 || flags < 0 || flags > 1<<15-1 {
@@ -68,6 +71,19 @@ func DecodeLot(b []byte) (Lot, error) {
 		return nil, errLot
 	}
 	return lot, nil
+}
+
+// Hear is Feed of an encoded lot, which may be none, or one of another version. It may be heard several times.
+func (t *Tail) Hear(encoded string) {
+	if encoded == "" {
+		return
+	}
+	if pos, n := binary.Uvarint([]byte(encoded[:min(len(encoded), binary.MaxVarintLen64)])); n > 0 && t.covers(int64(pos)) {
+		return // lots are taken as a whole
+	}
+	if lot, err := DecodeLot([]byte(encoded)); err == nil {
+		t.Feed(lot)
+	}
 }
 
 // Feed takes a lot that was committed, so that it is not read from the database. Lots may come in any order, twice, or not at

@@ -133,7 +133,8 @@ func (t *Tail) forget() {
 		return
 	}
 	t.low = t.high - TailLen/2
-	t.events = slices.Clone(t.events[after(t.events, t.low):])
+	// With room until the next time: the slices that were given out stay as they are.
+	t.events = append(make([]StreamRow, 0, TailLen+maxLot), t.events[after(t.events, t.low):]...)
 	i := sort.Search(len(t.moves), func(i int) bool { return t.moves[i].pos > t.low })
 	t.moves = slices.Clone(t.moves[i:])
 }
@@ -176,9 +177,22 @@ func (t *Tail) Rows(from, to int64) ([]StreamRow, bool) {
 	return events[:after(events, to)], true
 }
 
+// Last gives the position of the last visible event of each room at the positions from < pos ≤ to. It reports false when the tail does not
+// reach that far back. Call Reach(to) before.
+func (t *Tail) Last(from, to int64) (map[nid.Room]int64, bool) {
+	events, ok := t.Rows(from, to)
+	last := make(map[nid.Room]int64)
+	for _, e := range events {
+		if int64(e.Flags)&hidden == 0 {
+			last[e.Room] = e.Pos
+		}
+	}
+	return last, ok
+}
+
 // Page gives those of the events at the positions from < pos ≤ to for which keep is true, as EventStream does, and the position up to
 // which these are all: where there are limit of them, there may be more. keep is called once for each event up to there, in order;
-// nil keeps all. to is committed.
+// nil keeps all. The rows are for reading only. to is committed.
 func (t *Tail) Page(ctx context.Context, from, to int64, limit int, keep func(StreamRow) bool) (rows []StreamRow, end int64, err error) {
 	if err := t.Reach(ctx, to); err != nil {
 		return nil, 0, err
@@ -192,8 +206,14 @@ func (t *Tail) Page(ctx context.Context, from, to int64, limit int, keep func(St
 			to = events[limit-1].Pos
 		}
 	}
+	if keep == nil {
+		if len(events) >= limit {
+			return events[:limit], events[limit-1].Pos, nil
+		}
+		return events, to, nil
+	}
 	for _, e := range events {
-		if keep != nil && !keep(e) {
+		if !keep(e) {
 			continue
 		}
 		if rows = append(rows, e); len(rows) == limit {

@@ -103,7 +103,7 @@ func (m method) call(ctx context.Context, args, results []any) error {
 	return err
 }
 
-// answer runs the method with arguments and results as they travel.
+// answer runs the method with arguments as they travel, and makes a message of the results.
 func (m method) answer(ctx context.Context, data []byte) ([]byte, error) {
 	args := make([]any, len(m.args))
 	for i, t := range m.args {
@@ -122,5 +122,5 @@ func (m method) answer(ctx context.Context, data []byte) ([]byte, error) {
 	if err := m.call(ctx, args, results); err != nil {
 		return nil, err
 	}
-	return Marshal(results)
+	return message(results)
 }

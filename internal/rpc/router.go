@@ -128,12 +128,12 @@ func (r *Router) Invoke(ctx context.Context, c Call, args, results []any) error 
 	if here && r.mine(component, c.Key) {
 		return m.call(ctx, args, results)
 	}
-	data, err := Marshal(args)
+	msg, err := message(args)
 	if err != nil {
 		return err
 	}
 	began := time.Now()
-	answer, err := r.far(ctx, c, component, here, data)
+	answer, err := r.far(ctx, c, component, here, msg)
 	r.metrics.took(component, began)
 	switch {
 	case errors.Is(err, errNobody) && here:
@@ -170,13 +170,13 @@ var (
 
 // far has a call carried out by another process: the owner of its key, or the next ones. A process that can do it itself does
 // not wait for others to come.
-func (r *Router) far(ctx context.Context, c Call, component string, here bool, data []byte) ([]byte, error) {
+func (r *Router) far(ctx context.Context, c Call, component string, here bool, msg []byte) ([]byte, error) {
 	patience := time.Now().Add(Patience)
 	for {
 		changed := r.nodes.Changed()
 		if bus := r.getBus(); bus != nil {
 			for node := range r.others(component, c.Key) {
-				answer, err := r.ask(ctx, bus, node, c, data)
+				answer, err := r.ask(ctx, bus, node, c, msg)
 				if !errors.Is(err, errNobody) {
 					return answer, err
 				}
@@ -228,8 +228,8 @@ func (r *Router) canAsk(node string) bool {
 }
 
 // ask has one process carry a call out. The error is errNobody where it did not, or where that does not matter.
-func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, data []byte) ([]byte, error) {
-	msg, err := r.spill.pack(ctx, data, bus.MaxData())
+func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, msg []byte) ([]byte, error) {
+	msg, err := r.spill.pack(ctx, msg, bus.MaxData())
 	if err != nil {
 		return nil, err
 	}

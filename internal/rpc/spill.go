@@ -100,11 +100,12 @@ const (
 	formSpilled = 1 // its name follows
 )
 
-// pack makes a message of at most limit bytes.
-func (s *Spill) pack(ctx context.Context, data []byte, limit int) ([]byte, error) {
-	if len(data) < limit {
-		return append([]byte{formHere}, data...), nil
+// pack makes a message at most limit bytes long.
+func (s *Spill) pack(ctx context.Context, msg []byte, limit int) ([]byte, error) {
+	if len(msg) <= limit {
+		return msg, nil
 	}
+	data := msg[1:]
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("rpc: %d bytes between processes, at most %d are allowed", len(data), MaxBytes)
 	}

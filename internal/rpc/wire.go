@@ -1,10 +1,12 @@
 package rpc
 
 import (
+	"bytes"
 	"context"
 	"encoding/json"
 	"errors"
 	"fmt"
+	"sync"
 
 	"github.com/fxamacker/cbor/v2"
 
@@ -14,7 +16,7 @@ import (
 
 // The modes of CBOR: a nil slice or map stays nil, and json.RawMessage is bytes like any other.
 var (
-	encMode = must(cbor.EncOptions{NilContainers: cbor.NilContainerAsNull}.EncMode())
+	encMode = must(cbor.EncOptions{NilContainers: cbor.NilContainerAsNull}.UserBufferEncMode())
 	decMode = must(cbor.DecOptions{MaxArrayElements: 1 << 27, MaxMapPairs: 1 << 27, MaxNestedLevels: 64,
 		UTF8: cbor.UTF8DecodeInvalid}.DecMode())
 )
@@ -28,15 +30,36 @@ func must[T any](v T, err error) T {
 
 // Marshal makes an array of values.
 func Marshal(values []any) ([]byte, error) {
+	msg, err := message(values)
+	if err != nil {
+		return nil, err
+	}
+	return msg[1:], nil
+}
+
+// message is Marshal with a byte before the array, which says that it follows.
+func message(values []any) ([]byte, error) {
 	if values == nil {
 		values = []any{}
 	}
-	data, err := encMode.Marshal(values)
-	if err != nil {
+	buf := buffers.Get().(*bytes.Buffer) //nolint:forcetypeassert // nothing else is in it
+	defer func() {
+		if buf.Cap() <= maxBuffer {
+			buffers.Put(buf)
+		}
+	}()
+	buf.Reset()
+	buf.WriteByte(formHere)
+	if err := encMode.MarshalToBuffer(values, buf); err != nil {
 		return nil, fmt.Errorf("rpc: encode: %w", err)
 	}
-	return data, nil
+	return bytes.Clone(buf.Bytes()), nil
 }
+
+// maxBuffer is how large a buffer is kept for the next message.
+const maxBuffer = 64 << 10
+
+var buffers = sync.Pool{New: func() any { return new(bytes.Buffer) }}
 
 // Unmarshal reads an array into pointers. What the other side did not send stays zero, and what it sent
 // beyond them is ignored.
