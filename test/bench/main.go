@@ -91,7 +91,7 @@ func addSizeFlags(f *pflag.FlagSet, s *scenario.Sizes) {
 	number(&s.RemoteMessages, "remote-messages", "outflow: messages")
 	number(&s.ScaleRooms, "scale-rooms", "scale: rooms")
 	number(&s.ScaleUsers, "scale-users", "scale: users, each in a few of the rooms")
-	number(&s.ScaleRequests, "scale-requests", "scale: requests at the same time")
+	number(&s.ScaleRequests, "scale-requests", "scale: requests at the same time, for each process of the server")
 	f.DurationVar(&s.ScaleTime, "scale-time", s.ScaleTime, "scale: time of each kind of request")
 	f.DurationVar(&s.Idle, "idle", s.Idle, "idle: time of watching")
 }

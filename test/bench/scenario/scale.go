@@ -21,8 +21,8 @@ type crowdRooms struct {
 	of      [][]int // rooms of a user, as places in rooms
 }
 
-// scale measures how much a server can do at most: as many requests as there is to be at a time, each followed by the next at
-// once, for a time. First messages into all rooms; then syncs that bring a message of each of the user's rooms; then
+// scale measures how much a server can do at most: as many requests as there are to be at a time for each of its processes, each followed
+// by the next at once, for a time. First messages into all rooms; then syncs that bring a message of each of the user's rooms; then
 // syncs with nothing new.
 func scale(ctx context.Context, e *Env) error {
 	c, err := e.crowdRooms(ctx, e.Sizes.ScaleUsers, e.Sizes.ScaleRooms)
@@ -66,12 +66,13 @@ func (e *Env) crowdRooms(ctx context.Context, users, rooms int) (c *crowdRooms, 
 	})
 }
 
-// saturate calls do over and over for as long as the sizes say, as many at the same time as they say; n numbers the
-// calls of a worker.
+// saturate calls do over and over for as long as the sizes say, as many at the same time as they say for each process of the server; n
+// numbers the calls of a worker. Four processes with the load that saturates one have a quarter of it each: what shares a
+// commit, or a message between them, is fewer then, and it is not the most that they can do.
 func saturate(ctx context.Context, m *Meter, do func(ctx context.Context, worker, n int) error) error {
 	m.start(ctx)
 	end := time.Now().Add(m.env.Sizes.ScaleTime)
-	workers := m.env.Sizes.ScaleRequests
+	workers := m.env.Sizes.ScaleRequests * len(m.env.Target.clients())
 	err := parallel(ctx, workers, workers, func(ctx context.Context, _, w int) error {
 		for n := 0; n == 0 || time.Now().Before(end); n++ {
 			m.Do(func() error { return do(ctx, w, n) })
