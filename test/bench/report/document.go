@@ -168,9 +168,10 @@ func (r *Row) sum() {
 	var wall time.Duration
 	var latencies load.Latencies
 	var disk int64
-	stored := 0
+	stored, inTime := 0, 0
 	for _, o := range r.all {
 		r.Count += o.Operations
+		inTime += cmp.Or(o.InTime, o.Operations)
 		r.Errors += o.Errors
 		r.Failures = append(r.Failures, o.Failures...)
 		r.Shed += o.Shed
@@ -196,7 +197,7 @@ func (r *Row) sum() {
 	latencies.Sort()
 	r.P50, r.P95, r.P99 = percentile(latencies, 50), percentile(latencies, 95), percentile(latencies, 99)
 	if wall > 0 && len(latencies) > 0 {
-		rate := round(float64(r.Count) / wall.Seconds())
+		rate := round(float64(inTime) / wall.Seconds())
 		r.PerSecond = &rate
 	}
 	if stored > 0 {

@@ -33,7 +33,7 @@ func document() *Document {
 	}
 	d.Add("b", measured("send", 100, 400*time.Millisecond, 200*time.Millisecond))
 	far := measured("join", 10, -1, -1)
-	far.RSS, far.PeakRSS = -1, -1
+	far.RSS, far.PeakRSS, far.InTime = -1, -1, 5
 	far.Fail(&load.StatusError{Method: "GET", Path: "/x", Status: 500})
 	d.Add("b", far)
 	d.Rows[0].all[1].DiskBytes, d.Rows[0].all[1].Stored = 70000, 100
@@ -59,7 +59,7 @@ func TestSums(t *testing.T) {
 	if a.Count != 200 || *a.P50 != 50 || *a.P99 != 99 || *a.PerSecond != 100 || *a.CPU != 1 || *a.DatabaseCPU != 0 || *a.DiskPerEvent != 700 || len(a.Rounds) != 2 {
 		t.Errorf("%+v", a)
 	}
-	if far := d.Rows[3]; far.CPU != nil || far.RSS != nil || far.P50 == nil || far.Errors != 1 {
+	if far := d.Rows[3]; far.CPU != nil || far.RSS != nil || far.P50 == nil || far.Errors != 1 || *far.PerSecond != 5 {
 		t.Errorf("a server that is not to be seen: %+v", far)
 	}
 	q := d.Ratios[0]

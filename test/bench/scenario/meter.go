@@ -23,6 +23,8 @@ type Row struct {
 	Shed       int64
 	Latencies  load.Latencies
 	Wall       time.Duration
+	// InTime are those operations that ended within Wall; 0: all.
+	InTime int
 	// ServerCPU and DatabaseCPU are what the windows cost; -1: not to be seen.
 	ServerCPU, DatabaseCPU time.Duration
 	// RSS and PeakRSS are the server's memory at the end, and its highest during the scenario; -1: not to be seen.

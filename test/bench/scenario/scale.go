@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"weft/test/bench/load"
@@ -73,9 +74,13 @@ func saturate(ctx context.Context, m *Meter, do func(ctx context.Context, worker
 	m.start(ctx)
 	end := time.Now().Add(m.env.Sizes.ScaleTime)
 	workers := m.env.Sizes.ScaleRequests * len(m.env.Target.clients())
+	var inTime atomic.Int64
 	err := parallel(ctx, workers, workers, func(ctx context.Context, _, w int) error {
 		for n := 0; n == 0 || time.Now().Before(end); n++ {
 			m.Do(func() error { return do(ctx, w, n) })
+			if time.Now().Before(end) {
+				inTime.Add(1)
+			}
 			if ctx.Err() != nil {
 				return ctx.Err()
 			}
@@ -83,6 +88,8 @@ func saturate(ctx context.Context, m *Meter, do func(ctx context.Context, worker
 		return nil
 	})
 	m.stop(ctx)
+	// Of the time after that, in which fewer and fewer are on their way, it does not tell what the server can do.
+	m.row.InTime, m.row.Wall = int(inTime.Load()), m.env.Sizes.ScaleTime
 	m.finish()
 	return err
 }
