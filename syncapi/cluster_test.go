@@ -461,3 +461,31 @@ func TestFollowersShareRooms(t *testing.T) {
 		step("that the other left", true, true)
 	})
 }
+
+// A sync follows the rooms of its user, and leaves others to their owner.
+func TestSyncFollowsItsRooms(t *testing.T) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, new(turn) })
+		share := func(r *room) int {
+			t.Helper()
+			share, err := e.srv.shares.share(t.Context(), r.nid)
+			e.ok(err)
+			return share
+		}
+		mine, other := e.newRoom(alice), e.newRoom(alice)
+		for share(other) == share(mine) {
+			other = e.newRoom(alice)
+		}
+		e.rules(bob)
+		mine.member(bob, "join")
+		since := e.sync(bob, "").next()
+		mine.say(alice, "hello")
+		other.say(alice, "hello")
+		expect(t, "counted", e.sync(bob, since).in("join", mine, "unread_notifications.notification_count").Int(), 1)
+		f := e.srv.follower
+		f.mu.Lock()
+		behind := f.at.behind(everyShare)
+		f.mu.Unlock()
+		expect(t, "what is left to its owner", behind.has(share(other)) && !behind.has(share(mine)), true)
+	})
+}

@@ -57,10 +57,12 @@ func NewDictionary(data []byte) (*Dictionary, error) {
 	if len(rest) < 12 || d.id == 0 {
 		return nil, errDictionary
 	}
-	for i := range d.repeats {
-		d.repeats[i] = binary.LittleEndian.Uint32(rest[4*i:])
-	}
 	d.content = rest[12:]
+	for i := range d.repeats {
+		if d.repeats[i] = binary.LittleEndian.Uint32(rest[4*i:]); d.repeats[i] == 0 || int64(d.repeats[i]) > int64(len(d.content)) {
+			return nil, errDictionary
+		}
+	}
 	if len(d.content) > MaxContent || len(d.content) < 8 {
 		return nil, fmt.Errorf("dictzstd: a dictionary of %d bytes", len(d.content))
 	}
