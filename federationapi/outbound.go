@@ -98,6 +98,8 @@ type outbound struct {
 	keys    [Shards]string
 	// handed counts the events that were handed out. Only the goroutine of serve uses it.
 	handed int
+	// gap: some of the events that the bus told of are missing. It is serve's, too.
+	gap bool
 	// late reads for shards that were taken and are not as far as the others yet; nil
 	// where there are none. It has read up to lateAt. Only the goroutine of serve uses
 	// these, and routes.
@@ -145,7 +147,7 @@ func (o *outbound) newRoutes() *routes { return newRoutes(o.cfg.Events, o.cfg.Se
 // Where there was nothing for others, as in each of many processes most of the time, the longest pause is idleFactor times the pace.
 const (
 	restFactor = 9
-	idleFactor = 10
+	idleFactor = 5
 )
 
 // run sends until ctx ends, and leaves the shards to whoever comes next.
@@ -181,7 +183,7 @@ func (o *outbound) serve(ctx context.Context) {
 		began, handed := time.Now(), o.handed
 		try("read the event stream for other servers", o.follow)
 		pace := o.limits.Pace
-		if o.handed == handed {
+		if o.handed == handed && !o.gap {
 			pace *= idleFactor
 		}
 		select {
@@ -240,6 +242,7 @@ func (o *outbound) awake() {
 // one at the end for all shards, and one for those that were taken and are not
 // there yet.
 func (o *outbound) follow(ctx context.Context) error {
+	o.gap = false
 	for {
 		if err := o.reconcile(ctx); err != nil {
 			return err
@@ -271,8 +274,8 @@ func (o *outbound) follow(ctx context.Context) error {
 		}
 		// What is missing between events that the bus told of is on its way; the database is asked where it is all there is.
 		end := o.cfg.Tail.End()
-		late := from < end && end < to
-		if late {
+		o.gap = from < end && end < to
+		if o.gap {
 			to = end
 		}
 		if from < to {
@@ -284,8 +287,8 @@ func (o *outbound) follow(ctx context.Context) error {
 			o.followed = to
 			o.mu.Unlock()
 		}
-		if late {
-			o.awake() // after a pause
+		if o.gap {
+			o.awake() // after the shortest pause
 			return nil
 		}
 	}
