@@ -41,8 +41,8 @@ const (
 	followPace = 200 * time.Millisecond
 	// followRest is by how much the pause is longer for each count that was changed, and followMost by how much at most: where
 	// many read a room it does not have its counts rewritten five times a second.
-	followRest = 5 * time.Millisecond
-	followMost = 5 * time.Second
+	followRest = time.Millisecond
+	followMost = 3 * time.Second
 )
 
 // errMoved says that another node moved the cursor.
