@@ -16,12 +16,14 @@ import (
 const (
 	insertCursorSQL = `INSERT INTO sync_followers (name, share, pos)
 		SELECT $1, CAST($2 AS INTEGER), COALESCE((SELECT MIN(pos) FROM sync_followers WHERE name = $1), 0) ON CONFLICT (name, share) DO NOTHING`
-	readCursorsSQL   = `SELECT share, pos FROM sync_followers WHERE name = $1 AND share IN `
-	lockCursorsTail  = ` ORDER BY share FOR UPDATE`
-	moveCursorsSQL   = `UPDATE sync_followers SET pos = $1 WHERE name = $2 AND share IN `
-	lowestCursorSQL  = `SELECT MIN(pos) FROM sync_followers WHERE name = $1`
-	maxShareOfCached = 1 << 17
+	readCursorsSQL  = `SELECT share, pos FROM sync_followers WHERE name = $1 AND share IN `
+	lockCursorsTail = ` ORDER BY share FOR UPDATE`
+	moveCursorsSQL  = `UPDATE sync_followers SET pos = $1 WHERE name = $2 AND share IN `
+	lowestCursorSQL = `SELECT MIN(pos) FROM sync_followers WHERE name = $1`
 )
+
+// maxShared is of how many rooms it is remembered in which share they are.
+const maxShared = 1 << 17
 
 // shareSet is a set of shares of the rooms.
 type shareSet uint64
@@ -85,7 +87,7 @@ func (r *roomShares) share(ctx context.Context, room nid.Room) (int, error) {
 	share = uint8(cluster.RoomShare(string(name)))
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	if len(r.of) >= maxShareOfCached {
+	if len(r.of) >= maxShared {
 		clear(r.of)
 	}
 	r.of[room] = share

@@ -38,8 +38,7 @@ func NewDictionary(data []byte) (*Dictionary, error) {
 		return nil, errDictionary
 	}
 	d := &Dictionary{id: binary.LittleEndian.Uint32(data[4:])}
-	codes := data[8:]
-	_, rest, err := huff0.ReadTable(codes, nil)
+	known, rest, err := huff0.ReadTable(data[8:], nil)
 	if err != nil {
 		return nil, fmt.Errorf("dictzstd: codes of literals: %w", err)
 	}
@@ -72,9 +71,8 @@ func NewDictionary(data []byte) (*Dictionary, error) {
 		d.short[hashShort(v, shortLog)] = uint16(i + 1)
 	}
 	d.pool.New = func() any {
-		e := &encoder{d: d, fresh: &huff0.Scratch{Reuse: huff0.ReusePolicyNone}}
-		e.known, _, _ = huff0.ReadTable(codes, nil) // it was read before
-		e.known.Reuse = huff0.ReusePolicyMust
+		e := &encoder{d: d, known: &huff0.Scratch{Reuse: huff0.ReusePolicyMust}, fresh: &huff0.Scratch{Reuse: huff0.ReusePolicyNone}}
+		e.known.TransferCTable(known)
 		return e
 	}
 	return d, nil
