@@ -114,6 +114,7 @@ func TestNobodyIsSentOwnEvents(t *testing.T) {
 func TestTransactionIDs(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
 		room := w.newRoom(alice, oscar)
+		room.say(alice, "is anybody there?")
 		net := newNetwork()
 		net.fails(one)
 		s := w.server(net, quickLimits())

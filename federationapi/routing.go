@@ -273,23 +273,24 @@ func (r *routes) judge(ctx context.Context, e *eventstore.Event, moved []eventst
 			was[target.Server()] = true
 		}
 	}
-	return was, r.present(ctx, e, moved, was)
+	return was, r.others(ctx, e, moved, was)
 }
 
-// present decides on servers that are in the room now and none of whose moved
-// members was there at the event: another of their users may have been. They
-// get what they may see.
-func (r *routes) present(ctx context.Context, e *eventstore.Event, moved []eventstore.Member, was map[id.Server]bool) error {
+// others decides on servers none of whose moved members was in the room at the event: another
+// of their users may have been, and have stayed. A server that came since gets what was before by asking for it.
+func (r *routes) others(ctx context.Context, e *eventstore.Event, moved []eventstore.Member, was map[id.Server]bool) error {
+	asked := map[id.Server]bool{}
 	for _, m := range moved {
 		s := m.User.Server()
-		if was[s] || m.Membership != eventstore.Join {
+		if was[s] || asked[s] {
 			continue
 		}
-		sees, err := r.store.CanServerSee(ctx, s, e)
+		asked[s] = true
+		stayed, err := r.store.ServerStayed(ctx, e.RoomNID, s, e.StreamPos)
 		if err != nil {
 			return err
 		}
-		was[s] = sees
+		was[s] = stayed
 	}
 	return nil
 }

@@ -67,6 +67,18 @@ func TestRouting(t *testing.T) {
 			r.member(theo, theo, "join")
 			return e
 		}, []id.Server{one, two}},
+		{"a message before a join, that the newcomer may see", func(r *room) *eventstore.Event {
+			e := r.say(alice, "hi")
+			r.member(theo, theo, "join")
+			return e
+		}, []id.Server{one, two}},
+		{"an invite for a second user declined since", func(r *room) *eventstore.Event {
+			other := id.User("@other:two.example")
+			r.member(alice, other, "invite")
+			e := r.say(alice, "hi")
+			r.member(other, other, "leave")
+			return e
+		}, []id.Server{one, two}},
 		{"a second user joined since", func(r *room) *eventstore.Event {
 			r.send(alice, "m.room.history_visibility", ptr(""), map[string]any{"history_visibility": "joined"})
 			e := r.say(alice, "hi")

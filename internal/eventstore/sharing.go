@@ -14,7 +14,11 @@ const (
 	serversSQL   = `SELECT server FROM room_servers WHERE room_nid = $1 ORDER BY server`
 	serversOfSQL = `SELECT room_nid, server FROM room_servers WHERE (CAST($1 AS TEXT) = '' OR server = $1) AND room_nid IN `
 	inRoomSQL    = `SELECT server FROM room_servers WHERE room_nid = $1 AND server = $2`
-	sharedSQL    = `SELECT a.room_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
+	stayedSQL    = `SELECT s.joined, COALESCE(k.state_key, '') FROM room_servers s
+		LEFT JOIN room_members m ON m.room_nid = s.room_nid AND m.membership = 1 AND m.stream_pos >= $3
+		LEFT JOIN state_keys k ON k.state_key_nid = m.user_nid
+		WHERE s.room_nid = $1 AND s.server = $2`
+	sharedSQL = `SELECT a.room_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
 		WHERE a.user_nid = $1 AND a.membership = 1 AND b.user_nid = $2 AND b.membership = 1 ORDER BY a.room_nid`
 	sharersSQL = `SELECT k.state_key FROM state_keys k WHERE k.state_key_nid IN (
 		SELECT b.user_nid FROM room_members a JOIN room_members b ON b.room_nid = a.room_nid
@@ -62,6 +66,23 @@ func (r *Reader) ServersOf(ctx context.Context, rooms []nid.Room, only id.Server
 func (r *Reader) ServerInRoom(ctx context.Context, room nid.Room, server id.Server) (bool, error) {
 	list, err := texts[id.Server](ctx, r, inRoomSQL, int64(room), string(server))
 	return len(list) > 0, err
+}
+
+// ServerStayed tells whether a server has a joined member in a room whose membership has been the same since before a
+// stream position.
+func (r *Reader) ServerStayed(ctx context.Context, room nid.Room, server id.Server, pos int64) (bool, error) {
+	joined, moved := 0, 0
+	err := r.rows(ctx, stayedSQL, []any{int64(room), string(server), pos}, func(row func(...any) error) error {
+		var user id.User
+		if err := row(&joined, &user); err != nil {
+			return err
+		}
+		if user != "" && user.Server() == server {
+			moved++
+		}
+		return nil
+	})
+	return joined > moved, err
 }
 
 // RoomsOfServer gives the rooms in which a server has a joined member.
