@@ -3,6 +3,7 @@ package syncapi
 import (
 	"context"
 	"encoding/json"
+	"fmt"
 	"runtime"
 	"strings"
 	"sync/atomic"
@@ -10,6 +11,7 @@ import (
 	"time"
 
 	"weft/internal/bus"
+	"weft/internal/eventstore"
 	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 	"weft/internal/stream"
@@ -177,6 +179,54 @@ func TestFollowersOfTwoNodes(t *testing.T) {
 		expect(t, "read by the answer", p.a.unread(bob, r, ""), "0/0")
 		quiet.say(alice, "four")
 		expect(t, "one more", p.b.unread(bob, r, ""), "1/0")
+	})
+}
+
+// Threads have one number each, from 1 in every room, whichever node counts first in them.
+func TestThreadsOfTwoNodes(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(alice, bob)
+		var rooms []*room
+		roots := make(map[*room][]*eventstore.Event)
+		for range 2 {
+			r := p.a.newRoom(alice)
+			r.member(bob, "join")
+			r = r.at(p.a.unheard())
+			for range 3 {
+				roots[r] = append(roots[r], r.say(bob, "root"))
+			}
+			rooms = append(rooms, r)
+		}
+		counts := func(e *env, r *room) (list []string) {
+			named := e.sync(bob, "", "filter", `{"room":{"timeline":{"unread_thread_notifications":true}}}`).in("join", r, "unread_thread_notifications")
+			for _, root := range roots[r] {
+				list = append(list, named.Get(string(root.ID)+".notification_count").Raw)
+			}
+			return list
+		}
+		for n, e := range []*env{p.a, p.b, p.a} {
+			for _, r := range rooms {
+				for i, root := range roots[r] {
+					if i <= n {
+						r.send(alice, "m.room.message", relates("reply", "m.thread", root))
+					}
+				}
+				e.sync(bob, "")
+			}
+		}
+		for _, e := range []*env{p.a, p.b} {
+			for _, r := range rooms {
+				expect(t, "replies in each thread", fmt.Sprint(counts(e, r)), "[3 2 1]")
+			}
+		}
+		rooms[0].send(bob, "m.room.message", relates("an answer", "m.thread", roots[rooms[0]][1]))
+		expect(t, "read by an answer in it", fmt.Sprint(counts(p.b, rooms[0])), "[3  1]")
+		expect(t, "in the other room", fmt.Sprint(counts(p.a, rooms[1])), "[3 2 1]")
+		for _, r := range rooms {
+			var n, least, most int
+			p.a.ok(p.a.db.QueryRow(t.Context(), `SELECT COUNT(*), MIN(thread), MAX(thread) FROM thread_numbers WHERE room_nid = $1`, int64(r.nid)).Scan(&n, &least, &most))
+			expect(t, "numbers", fmt.Sprint(n, least, most), "3 1 3")
+		}
 	})
 }
 

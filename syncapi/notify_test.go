@@ -7,6 +7,8 @@ import (
 	"testing"
 
 	"weft/internal/eventstore"
+	"weft/internal/sqldb"
+	"weft/internal/upkeep"
 	"weft/matrix/id"
 )
 
@@ -82,6 +84,41 @@ func TestUnreadCounts(t *testing.T) {
 		r.say(bob, "answer")
 		expect(t, "by an answer", counts(), "1/0 0/0 1/0")
 		expect(t, "own events", e.sync(alice, "").in("join", r, "unread_notifications.notification_count").Int(), 1)
+	})
+}
+
+// Rows that count nothing any more go, in batches; the others stay, and what comes later counts from where it was read.
+func TestReadCountsGo(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		e.rules(alice, bob)
+		r := e.newRoom(alice)
+		r.member(bob, "join")
+		read := r.say(alice, "one")
+		e.sync(bob, "")
+		e.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(read.ID)), obj{})
+		bobNID, err := e.r.UserNID(t.Context(), bob)
+		e.ok(err)
+		const others = 2*upkeep.Batch + 100
+		e.ok(e.db.Update(t.Context(), func(tx *sqldb.Tx) error {
+			var rows [][]any
+			for n := range others { // two of three have read all
+				rows = append(rows, []any{1_000_000 + n/3, int64(r.nid), n % 3, 1, 2, (n % 3) / 2, 0})
+			}
+			return sqldb.Insert(t.Context(), tx, `INSERT INTO unread (user_nid, room_nid, thread, read_pos, pos, notify, highlight) VALUES `, rows, "")
+		}))
+		n, err := e.srv.deleteRead(t.Context())
+		e.ok(err)
+		expect(t, "removed", n, 1+others-others/3)
+		var left, counted int
+		e.ok(e.db.QueryRow(t.Context(), `SELECT COUNT(*), SUM(notify) FROM unread`).Scan(&left, &counted))
+		expect(t, "left", left, others/3)
+		expect(t, "what they count", counted, others/3)
+		two := r.say(alice, "two")
+		expect(t, "unread", e.unread(bob, r, ""), "1/0")
+		var from, to int64
+		e.ok(e.db.QueryRow(t.Context(), `SELECT read_pos, pos FROM unread WHERE user_nid = $1`, int64(bobNID)).Scan(&from, &to))
+		expect(t, "from where", from, two.StreamPos-1)
+		expect(t, "to where", to, two.StreamPos)
 	})
 }
 

@@ -530,7 +530,7 @@ func (c *chooser) complete(ctx context.Context) error {
 	return err
 }
 
-const notifiedSQL = `SELECT DISTINCT room_nid FROM unread WHERE user_nid = $1 AND pos > $2`
+const notifiedSQL = `SELECT DISTINCT room_nid FROM unread WHERE user_nid = $1 AND pos > $2 AND notify > 0`
 
 // notified adds rooms whose notifications were not known yet when their events were shown,
 // because the follower was behind.

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	deleteUnreadAtSQL = `DELETE FROM unread WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND pos = $4`
-	setUnreadAtSQL    = `UPDATE unread SET read_pos = $5, notify = $6, highlight = $7
-		WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND pos = $4`
+	setUnreadSQL = `UPDATE unread SET read_pos = $5, notify = $6, highlight = $7 WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
+	// asReadSQL is where nobody else has read or counted meanwhile.
+	asReadSQL = ` AND pos = $4 AND notify > 0`
 )
 
 const (
@@ -37,9 +37,9 @@ type readEffect struct {
 
 // unreadRow is a row of the table unread that a receipt changes; rest is what of it is not read then.
 type unreadRow struct {
-	thread       string
-	readPos, pos int64
-	rest         unreadCount
+	thread               string
+	number, readPos, pos int64
+	rest                 unreadCount
 }
 
 // readEffect works out what a receipt up to a position makes of the counts.
@@ -79,7 +79,7 @@ func (s *Server) unreadRows(ctx context.Context, user nid.StateKey, room nid.Roo
 	var out []unreadRow
 	for rows.Next() {
 		var row unreadRow
-		if err := rows.Scan((*threadColumn)(&row.thread), &row.readPos, &row.pos); err != nil {
+		if err := rows.Scan(&row.number, (*threadColumn)(&row.thread), &row.readPos, &row.pos); err != nil {
 			return nil, fmt.Errorf("reading unread counts: %w", err)
 		}
 		out = append(out, row)
@@ -130,12 +130,12 @@ func (r *readEffect) store(ctx context.Context, tx *sqldb.Tx, s *Server) error {
 		return nil
 	}
 	for _, row := range r.rows {
-		key := []any{int64(r.nid), int64(r.room), storedThread(row.thread), row.pos}
-		q := deleteUnreadAtSQL
+		key := []any{int64(r.nid), int64(r.room), row.number, row.pos}
+		q := readSQL(row.number)
 		if row.pos > r.upTo {
-			q, key = setUnreadAtSQL, append(key, r.upTo, row.rest.notify, row.rest.highlight)
+			q, key = setUnreadSQL, append(key, r.upTo, row.rest.notify, row.rest.highlight)
 		}
-		res, err := tx.Exec(ctx, q, key...)
+		res, err := tx.Exec(ctx, q+asReadSQL, key...)
 		if err != nil {
 			return fmt.Errorf("marking as read: %w", err)
 		}

@@ -8,23 +8,24 @@ import (
 	"time"
 
 	"weft/internal/cache"
-	"weft/internal/eventstore"
 	"weft/internal/nid"
 	"weft/internal/sqldb"
-	"weft/matrix/id"
 )
 
 const (
-	upsertUnreadSQL  = `INSERT INTO unread (user_nid, room_nid, read_pos, pos, notify, highlight, thread) VALUES `
+	upsertUnreadSQL  = `INSERT INTO unread (user_nid, room_nid, thread, read_pos, pos, notify, highlight) VALUES `
 	upsertUnreadTail = ` ON CONFLICT (user_nid, room_nid, thread) DO UPDATE SET pos = excluded.pos,
+		read_pos = CASE WHEN unread.notify = 0 THEN excluded.read_pos ELSE unread.read_pos END,
 		notify = unread.notify + excluded.notify, highlight = unread.highlight + excluded.highlight
 		RETURNING user_nid, room_nid, thread, notify, highlight`
-	unreadSQL       = `SELECT room_nid, thread, notify, highlight FROM unread WHERE user_nid = $1 AND room_nid IN `
-	unreadRowsSQL   = `SELECT thread, read_pos, pos FROM unread WHERE user_nid = $1 AND room_nid = $2`
+	unreadThreads   = ` FROM unread u LEFT JOIN thread_numbers t ON t.room_nid = u.room_nid AND t.thread = u.thread WHERE u.notify > 0 `
+	unreadSQL       = `SELECT u.room_nid, t.root, u.notify, u.highlight` + unreadThreads + `AND u.user_nid = $1 AND u.room_nid IN `
+	unreadRowsSQL   = `SELECT u.thread, t.root, u.read_pos, u.pos` + unreadThreads + `AND u.user_nid = $1 AND u.room_nid = $2`
+	zeroUnreadSQL   = `UPDATE unread SET notify = 0, highlight = 0 WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
 	deleteUnreadSQL = `DELETE FROM unread WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
 	lowerUnreadSQL  = `UPDATE unread SET notify = notify - $4, highlight = highlight - $5
 		WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND notify >= $4 AND highlight >= $5`
-	unreadHoldersSQL = `SELECT user_nid, thread FROM unread WHERE room_nid = $1 AND read_pos < $2 AND pos >= $2 AND user_nid IN `
+	unreadHoldersSQL = `SELECT u.user_nid, t.root` + unreadThreads + `AND u.room_nid = $1 AND u.read_pos < $2 AND u.pos >= $2 AND u.user_nid IN `
 )
 
 const (
@@ -34,6 +35,15 @@ const (
 	unreadTTL       = time.Minute
 	maxUnreadCached = 64
 )
+
+// readSQL gives the statement after which a row counts nothing. The main thread's row waits for the next event; a thread
+// may be over.
+func readSQL(thread int64) string {
+	if thread == mainNumber {
+		return zeroUnreadSQL
+	}
+	return deleteUnreadSQL
+}
 
 // unreadKey names a row of the table unread: what a user has not read of a thread.
 type unreadKey struct {
@@ -47,32 +57,6 @@ type unreadKey struct {
 type unreadChange struct {
 	unreadCount
 	from, to int64
-}
-
-// storedThread gives a thread as the table unread has it: shorter than its text.
-func storedThread(thread string) []byte {
-	if thread == threadMain {
-		return []byte{0}
-	}
-	return eventstore.EncodeEventID(id.Event(thread))
-}
-
-// threadColumn reads what storedThread gave.
-type threadColumn string
-
-// Scan implements sql.Scanner.
-func (c *threadColumn) Scan(v any) error {
-	b, ok := v.([]byte)
-	if !ok {
-		return fmt.Errorf("a thread is %T", v)
-	}
-	if len(b) == 1 {
-		*c = threadMain
-		return nil
-	}
-	e, err := eventstore.DecodeEventID(b)
-	*c = threadColumn(e)
-	return err
 }
 
 // unreadCounts are a room's unread notifications, by thread.
@@ -194,17 +178,23 @@ func (s *Server) readUnread(ctx context.Context, user nid.StateKey, rooms []nid.
 
 // addUnread adds to counts.
 func (s *Server) addUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadChange) error {
+	threads, err := numberThreads(ctx, tx, maps.Keys(changes))
+	if err != nil {
+		return err
+	}
 	rows := make([][]any, 0, len(changes))
 	epochs := make(map[nid.StateKey]uint64)
 	for k, c := range changes {
 		epochs[k.user] = s.unread.epoch(k.user).Load()
-		rows = append(rows, []any{int64(k.user), int64(k.room), c.from - 1, c.to, c.notify, c.highlight, storedThread(k.thread)})
+		rows = append(rows, []any{int64(k.user), int64(k.room), threads.number(k), c.from - 1, c.to, c.notify, c.highlight})
 	}
 	now := make(map[unreadKey]unreadCount, len(changes))
-	err := sqldb.InsertReturning(ctx, tx, upsertUnreadSQL, rows, upsertUnreadTail, func(scan func(...any) error) error {
+	err = sqldb.InsertReturning(ctx, tx, upsertUnreadSQL, rows, upsertUnreadTail, func(scan func(...any) error) error {
 		var k unreadKey
 		var c unreadCount
-		err := scan(&k.user, &k.room, (*threadColumn)(&k.thread), &c.notify, &c.highlight)
+		var thread int64
+		err := scan(&k.user, &k.room, &thread, &c.notify, &c.highlight)
+		k.thread = threads.root(k.room, thread)
 		now[k] = c
 		return err
 	})
@@ -221,9 +211,13 @@ func (s *Server) addUnread(ctx context.Context, tx *sqldb.Tx, changes map[unread
 
 // dropUnread forgets what is not read of threads.
 func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKey]bool) error {
+	threads, err := readThreads(ctx, tx, maps.Keys(keys))
+	if err != nil {
+		return err
+	}
 	for k := range keys {
 		epoch := s.unread.epoch(k.user).Load()
-		if _, err := tx.Exec(ctx, deleteUnreadSQL, int64(k.user), int64(k.room), storedThread(k.thread)); err != nil {
+		if _, err := tx.Exec(ctx, readSQL(threads.number(k)), int64(k.user), int64(k.room), threads.number(k)); err != nil {
 			return fmt.Errorf("marking as read: %w", err)
 		}
 		tx.OnCommit(func() { s.unread.change(k, unreadCount{}, epoch) })
@@ -233,8 +227,12 @@ func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKe
 
 // lowerUnread takes from counts what is not to be counted any more.
 func (s *Server) lowerUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadCount) error {
+	threads, err := readThreads(ctx, tx, maps.Keys(changes))
+	if err != nil {
+		return err
+	}
 	for k, c := range changes {
-		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), storedThread(k.thread), c.notify, c.highlight); err != nil {
+		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), threads.number(k), c.notify, c.highlight); err != nil {
 			return fmt.Errorf("taking notifications back: %w", err)
 		}
 		tx.OnCommit(func() { s.unread.forget(k.user) })

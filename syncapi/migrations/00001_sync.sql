@@ -48,16 +48,26 @@ CREATE TABLE threads (
 ) /*sqlite: WITHOUT ROWID */;
 CREATE INDEX threads_order ON threads (room_nid, reply_depth, reply_pos);
 
--- How many events push rules notify a local user of that are not read, by thread (its root, or a zero byte for the main one): those at
--- the positions read_pos < position ≤ pos of the event stream. No row: all is read.
+-- The threads that are counted by, numbered from 1 in each room: a number takes less in every row of unread than the root's ID.
+CREATE TABLE thread_numbers (
+    room_nid INTEGER NOT NULL,
+    thread   INTEGER NOT NULL,
+    root     BYTEA NOT NULL,
+    PRIMARY KEY (room_nid, root)
+) /*sqlite: WITHOUT ROWID */;
+CREATE UNIQUE INDEX thread_numbers_thread ON thread_numbers (room_nid, thread);
+
+-- How many events push rules notify a local user of that are not read, by thread (0: the main one): those at
+-- the positions read_pos < position ≤ pos of the event stream. No row: all is read. So it is where notify is 0: the main thread's row stays
+-- until upkeep comes, since the next event mostly comes first, and to write a row where it is costs less than to take it out and put it back.
 CREATE TABLE unread (
     read_pos  BIGINT NOT NULL,
     pos       BIGINT NOT NULL,
     user_nid  INTEGER NOT NULL,
     room_nid  INTEGER NOT NULL,
+    thread    INTEGER NOT NULL,
     notify    INTEGER NOT NULL,
     highlight INTEGER NOT NULL,
-    thread    BYTEA NOT NULL,
     PRIMARY KEY (user_nid, room_nid, thread)
 ) /*sqlite: WITHOUT ROWID */ /*postgres: WITH (fillfactor = 70) */;
 
