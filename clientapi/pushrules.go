@@ -274,10 +274,13 @@ func readRule(r *httpapi.Request) (pushRule, error) {
 	case kindOverride, kindUnderride:
 		for _, c := range req.Conditions {
 			var cond struct {
-				Kind string `json:"kind"`
+				Kind    string  `json:"kind"`
+				Key     *string `json:"key"`
+				Pattern *string `json:"pattern"`
+				Is      *string `json:"is"`
 			}
 			if json.Unmarshal(c, &cond) != nil || cond.Kind == "" {
-				return rule, merr.InvalidParam("a condition is an object with a kind")
+				return rule, merr.InvalidParam("a condition is an object with a kind; key, pattern and is are strings")
 			}
 		}
 		rule.Conditions = req.Conditions

@@ -86,7 +86,7 @@ func (f *follower) rulesOf(ctx context.Context, user id.User) (*userRules, error
 	default:
 		r = new(userRules)
 		if r.rules, err = pushrules.Compile(user, content); err != nil {
-			return nil, err
+			f.s.log.WithError(err).Warn("push rules that are not understood match nothing")
 		}
 		if r.ignored, err = f.s.ignoredUsers(ctx, user); err != nil {
 			return nil, err

@@ -87,6 +87,25 @@ func TestUnreadCounts(t *testing.T) {
 	})
 }
 
+// One user's rules, of whatever form, leave everybody else's counts alone.
+func TestRulesThatAreNotUnderstood(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		e.rules(bob)
+		r := e.newRoom(alice)
+		for _, u := range []id.User{bob, carol} {
+			r.member(u, "join")
+		}
+		for _, rules := range []string{`{"global":{"override":[{"rule_id":"x","enabled":true,"actions":[],"conditions":[{"kind":"room_member_count","is":2}]}]}}`, `7`} {
+			e.ok(e.accounts.SetAccountData(t.Context(), carol, "", "m.push_rules", json.RawMessage(rules)))
+			since := e.sync(bob, "").next()
+			last := r.say(alice, "one")
+			expect(t, "bob's", e.unread(bob, r, since), "1/0")
+			expect(t, "carol's", e.unread(carol, r, ""), "0/0")
+			e.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(last.ID)), obj{})
+		}
+	})
+}
+
 // Rows that count nothing any more go, in batches; the others stay, and what comes later counts from where it was read.
 func TestReadCountsGo(t *testing.T) {
 	eachDB(t, func(t *testing.T, e *env) {

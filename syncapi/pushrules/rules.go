@@ -2,6 +2,7 @@ package pushrules
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"regexp"
 	"strings"
@@ -55,12 +56,12 @@ type condition func(e *Event, u User) bool
 //
 // spec: client-server §13.13.1 (PushRule, PushCondition)
 type wireRule struct {
-	RuleID     string          `json:"rule_id"`
-	Enabled    bool            `json:"enabled"`
-	Default    bool            `json:"default"`
-	Pattern    *string         `json:"pattern"`
-	Conditions []wireCondition `json:"conditions"`
-	Actions    json.RawMessage `json:"actions"`
+	RuleID     string            `json:"rule_id"`
+	Enabled    bool              `json:"enabled"`
+	Default    bool              `json:"default"`
+	Pattern    *string           `json:"pattern"`
+	Conditions []json.RawMessage `json:"conditions"`
+	Actions    json.RawMessage   `json:"actions"`
 }
 
 type wireCondition struct {
@@ -72,29 +73,49 @@ type wireCondition struct {
 }
 
 // Compile reads the content of m.push_rules of a user. A condition that it does not
-// know never holds; rules that are not enabled are left out.
+// know never holds; rules that are not enabled are left out. The error says which rules have a form that the specification does
+// not give them: those match nothing, and the others are as good as ever.
 //
 // spec: client-server §13.13.1 (Push Rules): override, content, room, sender, underride, in this order
 func Compile(user id.User, content json.RawMessage) (*Rules, error) {
+	out := &Rules{user: user}
 	var doc struct {
-		Global map[string][]wireRule `json:"global"`
+		Global map[string]json.RawMessage `json:"global"`
 	}
 	if err := json.Unmarshal(content, &doc); err != nil {
-		return nil, fmt.Errorf("push rules of %s: %w", user, err)
+		return out, fmt.Errorf("push rules of %s: %w", user, err)
 	}
-	out := &Rules{user: user}
+	var failed []error
 	for _, kind := range []string{"override", "content", "room", "sender", "underride"} {
-		for _, w := range doc.Global[kind] {
-			if w.Enabled && len(out.rules) < maxRules {
-				out.rules = append(out.rules, compileRule(user, kind, w))
+		if doc.Global[kind] == nil {
+			continue
+		}
+		var list []json.RawMessage
+		if err := json.Unmarshal(doc.Global[kind], &list); err != nil {
+			failed = append(failed, fmt.Errorf("%s rules of %s: %w", kind, user, err))
+		}
+		for _, raw := range list {
+			var w wireRule
+			if err := json.Unmarshal(raw, &w); err != nil {
+				failed = append(failed, fmt.Errorf("the %s rule %q of %s: %w", kind, w.RuleID, user, err))
+				continue
 			}
+			if !w.Enabled || len(out.rules) >= maxRules {
+				continue
+			}
+			rule, err := compileRule(user, kind, w)
+			if err != nil {
+				failed = append(failed, fmt.Errorf("the %s rule %q of %s: %w", kind, w.RuleID, user, err))
+			}
+			out.rules = append(out.rules, rule)
 		}
 	}
-	return out, nil
+	return out, errors.Join(failed...)
 }
 
-func compileRule(user id.User, kind string, w wireRule) rule {
-	r := rule{id: w.RuleID, outcome: outcomeOf(w)}
+// compileRule makes a rule. Where the error says that a condition is of no known form, the rule never matches.
+func compileRule(user id.User, kind string, w wireRule) (r rule, err error) {
+	r = rule{id: w.RuleID, outcome: outcomeOf(w)}
 	if w.Default {
 		switch w.RuleID {
 		case ".m.rule.contains_display_name", ".m.rule.contains_user_name", ".m.rule.roomnotif":
@@ -108,7 +129,12 @@ func compileRule(user id.User, kind string, w wireRule) rule {
 			w.Conditions = nil
 			r.conditions = append(r.conditions, never)
 		}
-		for _, c := range w.Conditions {
+		for _, raw := range w.Conditions {
+			var c wireCondition
+			if err = json.Unmarshal(raw, &c); err != nil {
+				r.conditions = []condition{never}
+				break
+			}
 			r.conditions = append(r.conditions, compileCondition(c))
 		}
 	case "content":
@@ -122,7 +148,7 @@ func compileRule(user id.User, kind string, w wireRule) rule {
 	case "sender":
 		r.conditions = append(r.conditions, func(e *Event, _ User) bool { return string(e.Sender) == w.RuleID })
 	}
-	return r
+	return r, err
 }
 
 // outcomeOf reads the actions.

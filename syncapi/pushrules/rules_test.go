@@ -114,3 +114,29 @@ func TestMentions(t *testing.T) {
 		t.Error("notified although nobody is mentioned")
 	}
 }
+
+// What is not understood matches nothing and spoils nothing else.
+func TestRulesOfAnotherForm(t *testing.T) {
+	const good = `{"rule_id":"good","enabled":true,"conditions":[],"actions":["notify"]}`
+	for _, bad := range []string{
+		`{"rule_id":"bad","enabled":true,"conditions":[{"kind":"room_member_count","is":2}],"actions":["notify"]}`,
+		`{"rule_id":"bad","enabled":true,"conditions":[{"kind":"event_match","key":"type","pattern":5}],"actions":["notify"]}`,
+		`{"rule_id":"bad","enabled":true,"conditions":[{"kind":"event_match","key":1}],"actions":["notify"]}`,
+		`{"rule_id":"bad","enabled":true,"conditions":[{"kind":"contains_display_name"},7],"actions":["notify"]}`,
+		`{"rule_id":"bad","enabled":true,"conditions":{},"actions":["notify"]}`,
+		`{"rule_id":7,"enabled":true}`, `7`,
+	} {
+		for _, content := range []string{
+			`{"global":{"override":[` + bad + `,` + good + `]}}`,
+			`{"global":{"override":` + bad + `,"underride":[` + good + `]}}`,
+		} {
+			r, err := Compile("@alice:home", json.RawMessage(content))
+			if err == nil {
+				t.Errorf("%s is not reported", bad)
+			}
+			if o := r.Eval(newEvent(`{"body":"alice"}`), User{DisplayName: func() string { return "alice" }}); o.RuleID != "good" {
+				t.Errorf("%s: got %+v", content, o)
+			}
+		}
+	}
+}
