@@ -3,6 +3,7 @@ package syncapi
 import (
 	"context"
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"strings"
@@ -179,6 +180,64 @@ func TestFollowersOfTwoNodes(t *testing.T) {
 		expect(t, "read by the answer", p.a.unread(bob, r, ""), "0/0")
 		quiet.say(alice, "four")
 		expect(t, "one more", p.b.unread(bob, r, ""), "1/0")
+	})
+}
+
+// What comes before a receipt is counted before it, however far behind the room's share is.
+func TestReceiptFarBehind(t *testing.T) {
+	eachPair(t, func(t *testing.T, p pair) {
+		p.a.rules(bob)
+		r := p.a.newRoom(alice)
+		r.member(bob, "join")
+		p.b.sync(bob, "")
+		r = r.at(p.a.unheard())
+		last := r.say(alice, "hello")
+		p.a.ok(p.a.db.Update(t.Context(), func(tx *sqldb.Tx) error {
+			_, err := stream.Advance(t.Context(), tx, stream.Events, followInline+1)
+			return err
+		}))
+		r.send(alice, "x.other", obj{})
+		p.b.want(bob, 200, "", "POST", r.path("/receipt/m.read/"+string(last.ID)), obj{})
+		for _, e := range []*env{p.a, p.b} {
+			to, err := position(t.Context(), e.db)
+			e.ok(err)
+			_, err = e.srv.follower.follow(t.Context(), to, true)
+			e.ok(err)
+			expect(t, "unread", e.unread(bob, r, ""), "0/0")
+		}
+	})
+}
+
+// What was judged without effect is not judged again by a process that comes after, by the rules of then.
+func TestCursorIsWrittenAtTheEnd(t *testing.T) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), nil)
+		r := e.newRoom(alice)
+		r.member(bob, "join")
+		r.say(alice, "to somebody without rules")
+		e.sync(bob, "")
+		e.srv.follower.finish(t.Context())
+		e.rules(bob)
+		again, err := newFollower(t.Context(), e.srv, &cursors{shares: e.srv.shares})
+		e.ok(err)
+		to, err := position(t.Context(), e.db)
+		e.ok(err)
+		expect(t, "followed", again.catchUp(t.Context(), to, 0, nil), to.Events)
+		expect(t, "unread", e.unread(bob, r, ""), "0/0")
+	})
+}
+
+// Who waits for the follower waits no longer than the request lasts.
+func TestFollowerThatIsBusy(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		r := e.newRoom(alice)
+		r.say(alice, "hello")
+		e.paused(func() {
+			ctx, cancel := context.WithCancel(t.Context())
+			cancel()
+			expect(t, "followed", e.srv.follower.catchUp(ctx, vector{Events: 1 << 40}, 3, nil), 3)
+			expect(t, "receipt", errors.Is(e.srv.followRoom(ctx, r.nid), context.Canceled), true)
+		})
 	})
 }
 
@@ -478,15 +537,15 @@ func (p *presence) syncing(user id.User) int {
 	return p.users[user].syncs
 }
 
-// turn is whether it is this node's turn.
-type turn struct{ atomic.Bool }
+// ownership is whether all is this node's.
+type ownership struct{ atomic.Bool }
 
-func (o *turn) Owns(string, string) bool { return o.Load() }
+func (o *ownership) Owns(string, string) bool { return o.Load() }
 
 // Who has no need of it leaves a room to the process that owns it, until it looks for what others have not done.
 func TestFollowersShareRooms(t *testing.T) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
-		mine := new(turn)
+		mine := new(ownership)
 		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, mine })
 		f, err := newFollower(t.Context(), e.srv, &cursors{shares: e.srv.shares})
 		e.ok(err)
@@ -515,7 +574,7 @@ func TestFollowersShareRooms(t *testing.T) {
 // A sync follows the rooms of its user, and leaves others to their owner.
 func TestSyncFollowsItsRooms(t *testing.T) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
-		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, new(turn) })
+		e := newNode(t, sqldbtest.Open(t, newURL()), bus.NewLocal(), func(_ *env, c *Config) { c.Shared, c.Shares = true, new(ownership) })
 		share := func(r *room) int {
 			t.Helper()
 			share, err := e.srv.shares.share(t.Context(), r.nid)
@@ -533,9 +592,9 @@ func TestSyncFollowsItsRooms(t *testing.T) {
 		other.say(alice, "hello")
 		expect(t, "counted", e.sync(bob, since).in("join", mine, "unread_notifications.notification_count").Int(), 1)
 		f := e.srv.follower
-		f.mu.Lock()
+		e.ok(f.turn.take(t.Context()))
 		behind := f.at.behind(everyShare)
-		f.mu.Unlock()
+		f.turn.give()
 		expect(t, "what is left to its owner", behind.has(share(other)) && !behind.has(share(mine)), true)
 	})
 }

@@ -214,3 +214,12 @@ func (c *cursors) move(ctx context.Context, tx *sqldb.Tx, of shareSet, to int64)
 	}
 	return nil
 }
+
+// hold keeps followers from what they count of a share until the transaction ends: rows of the table unread are locked in any order, here
+// and there.
+func (c *cursors) hold(ctx context.Context, tx *sqldb.Tx, share int) error {
+	if c.shares.s.db.Dialect() != sqldb.Postgres {
+		return nil
+	}
+	return readCursors(ctx, tx, followEvents, 1<<share, lockCursorsTail, func(int, int64) {})
+}

@@ -5,7 +5,6 @@ import (
 	"errors"
 	"fmt"
 	"math"
-	"sync"
 	"sync/atomic"
 	"time"
 
@@ -43,6 +42,8 @@ const (
 	// many read a room it does not have its counts rewritten five times a second.
 	followRest = time.Millisecond
 	followMost = 3 * time.Second
+	// followEnd is how long the end of the process waits for the cursors to be written.
+	followEnd = 2 * time.Second
 )
 
 // errMoved says that another node moved the cursor.
@@ -56,9 +57,9 @@ type follower struct {
 	s      *Server
 	signal chan struct{}
 	rules  *ruleCache
-	fence  *fence // of rules; nil where nobody else writes
+	fence  *fence // of rules
 
-	mu   sync.Mutex
+	turn turn // who has it reads and writes what follows, a page of events at a time
 	at   *cursors
 	back int64 // the cursor of backfilled events, downward from 0
 	// counted is how many counts were changed.
@@ -69,6 +70,20 @@ type follower struct {
 	mine atomic.Uint64
 }
 
+// turn is a lock that is waited for no longer than a context lasts.
+type turn chan struct{}
+
+func (t turn) take(ctx context.Context) error {
+	select {
+	case t <- struct{}{}:
+		return nil
+	case <-ctx.Done():
+		return fmt.Errorf("waiting for the follower: %w", context.Cause(ctx))
+	}
+}
+
+func (t turn) give() { <-t }
+
 // derived is what is to be stored about a page of events.
 type derived struct {
 	relations  []relation
@@ -76,7 +91,7 @@ type derived struct {
 	highlights []highlight
 	// read are the rows of unread counts that go, lowered what is taken from others, unread what is added then.
 	read    map[unreadKey]bool
-	lowered map[unreadKey]unreadCount
+	lowered []lowering
 	unread  map[unreadKey]unreadChange
 	// cancelled: what was counted in the page was read in it, too. Another node may have stored a part of that.
 	cancelled bool
@@ -89,7 +104,7 @@ func (d *derived) empty() bool {
 }
 
 func newFollower(ctx context.Context, s *Server, at *cursors) (*follower, error) {
-	f := &follower{s: s, signal: make(chan struct{}, 1), rules: newRuleCache(), at: at}
+	f := &follower{s: s, signal: make(chan struct{}, 1), turn: make(turn, 1), rules: newRuleCache(), at: at}
 	err := s.db.Update(ctx, func(tx *sqldb.Tx) error {
 		if err := insertCursors(ctx, tx, followEvents, s.shares.all()); err != nil {
 			return err
@@ -99,9 +114,7 @@ func newFollower(ctx context.Context, s *Server, at *cursors) (*follower, error)
 	if err != nil {
 		return nil, err
 	}
-	if s.cfg.Shared {
-		f.fence = f.rulesFence()
-	}
+	f.fence = f.rulesFence()
 	if err := f.reread(ctx, s.shares.all()); err != nil {
 		return nil, err
 	}
@@ -149,6 +162,7 @@ func (f *follower) wake() {
 
 // run follows until ctx ends.
 func (f *follower) run(ctx context.Context) {
+	defer f.finish(ctx)
 	poll := time.NewTicker(followPoll)
 	defer poll.Stop()
 	polled := true
@@ -167,6 +181,21 @@ func (f *follower) run(ctx context.Context) {
 		case <-ctx.Done():
 			return
 		}
+	}
+}
+
+// finish writes the cursors, when ctx has ended.
+func (f *follower) finish(ctx context.Context) {
+	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), followEnd)
+	defer cancel()
+	err := f.turn.take(ctx)
+	if err == nil {
+		defer f.turn.give()
+		mine := shareSet(f.mine.Load()) | f.owned()
+		err = f.lazy(ctx, mine&^f.at.behind(mine), f.at.seen.Load(), true)
+	}
+	if !errors.Is(err, errMoved) {
+		f.logged(ctx, err)
 	}
 }
 
@@ -200,19 +229,45 @@ func (f *follower) owned() (out shareSet) {
 
 // follow follows the event stream up to a position in this process's shares; polled: in all.
 func (f *follower) follow(ctx context.Context, at vector, polled bool) (counted int, err error) {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	f.counted = 0
-	was, due := shareSet(f.mine.Load()), f.owned()
-	f.mine.Store(uint64(due))
-	if polled {
-		due = f.s.shares.all()
-	}
-	if err := f.reread(ctx, due&^was); err != nil {
+	err = f.pages(ctx, at, polled, func() (shareSet, error) {
+		f.counted = 0
+		was, due := shareSet(f.mine.Load()), f.owned()
+		f.mine.Store(uint64(due))
+		if polled {
+			due = f.s.shares.all()
+		}
+		return due, f.reread(ctx, due&^was)
+	})
+	if err := f.turn.take(ctx); err != nil {
 		return 0, err
 	}
-	err = f.advance(ctx, at, due)
+	defer f.turn.give()
 	return f.counted, err
+}
+
+// pages follows the shares that begin gives up to a position. Between two pages it gives others their turn, who may need no more
+// than one. save: it also writes cursors that nothing else made it write.
+func (f *follower) pages(ctx context.Context, at vector, save bool, begin func() (shareSet, error)) error {
+	var due shareSet
+	for first, done := true, false; !done; first = false {
+		if err := f.turn.take(ctx); err != nil {
+			return err
+		}
+		err := func() (err error) {
+			defer f.turn.give()
+			if first {
+				if due, err = begin(); err != nil {
+					return err
+				}
+			}
+			done, err = f.page(ctx, at, due, save)
+			return err
+		}()
+		if err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func (f *follower) logged(ctx context.Context, err error) {
@@ -224,12 +279,14 @@ func (f *follower) logged(ctx context.Context, err error) {
 // catchUp follows, up to a position, the rooms for which in is true (nil: all), unless they are far behind, so that what is derived can
 // be shown with its events. Up to the position since that was done before. It returns how far it came.
 func (f *follower) catchUp(ctx context.Context, at vector, since int64, in func(nid.Room) bool) int64 {
-	f.mu.Lock()
-	defer f.mu.Unlock()
 	pos := since
-	due, err := f.needed(ctx, at.Events, since, in)
+	err := f.turn.take(ctx)
 	if err == nil {
-		pos, err = f.bring(ctx, at, due)
+		defer f.turn.give()
+		var due shareSet
+		if due, err = f.needed(ctx, at.Events, since, in); err == nil {
+			pos, err = f.bring(ctx, at, due)
+		}
 	}
 	f.logged(ctx, err)
 	return pos
@@ -260,17 +317,21 @@ func (f *follower) needed(ctx context.Context, to, since int64, in func(nid.Room
 	return due, nil
 }
 
+// fresh leaves those of some shares that are behind in the database, too. The lock is held.
+func (f *follower) fresh(ctx context.Context, due shareSet) (shareSet, error) {
+	if due == 0 || !f.s.cfg.Shared {
+		return due, nil
+	}
+	err := f.reread(ctx, due) // other processes may have done it
+	return f.at.behind(due), err
+}
+
 // bring follows some shares up to a position, but for those that are far behind, and gives how far all of them are. The lock is
 // held.
-func (f *follower) bring(ctx context.Context, at vector, due shareSet) (int64, error) {
-	if due == 0 {
-		return at.Events, nil
-	}
-	if f.s.cfg.Shared { // other processes may have done it
-		if err := f.reread(ctx, due); err != nil {
-			return f.at.lowest(due, at.Events), err
-		}
-		due = f.at.behind(due)
+func (f *follower) bring(ctx context.Context, at vector, all shareSet) (int64, error) {
+	due, err := f.fresh(ctx, all)
+	if err != nil {
+		return f.at.lowest(all, at.Events), err
 	}
 	pos := at.Events
 	for share := range due.each {
@@ -279,27 +340,32 @@ func (f *follower) bring(ctx context.Context, at vector, due shareSet) (int64, e
 			due &^= 1 << share
 		}
 	}
-	if err := f.advance(ctx, at, due); err != nil {
+	for done := due == 0; !done && err == nil; {
+		done, err = f.page(ctx, at, due, false)
+	}
+	if err != nil {
 		return min(pos, f.at.lowest(due, pos)), err
 	}
 	return pos, nil
 }
 
-// followTo is catchUp for one who knows of no other positions than that of an event.
-func (s *Server) followTo(ctx context.Context, n nid.Room, pos int64) error {
-	to := vector{Events: pos}
-	if s.cfg.Shared {
-		now, err := s.latest.read(ctx)
-		if err != nil {
-			return err
-		}
-		to.AccountData = now.AccountData
-		if err := s.follower.fence.reach(ctx, now.AccountData); err != nil { // the receipt may judge events again
-			return err
-		}
+// followRoom follows all that is committed in a room, however much that is: what is written next builds on it.
+func (s *Server) followRoom(ctx context.Context, n nid.Room) error {
+	to, err := s.latest.read(ctx)
+	if err != nil {
+		return err
 	}
-	s.follower.catchUp(ctx, to, 0, only(n))
-	return nil
+	// Others may have judged it all, and the receipt may judge events again.
+	if err := s.follower.fence.reach(ctx, to.AccountData); err != nil {
+		return err
+	}
+	return s.follower.pages(ctx, to, false, func() (shareSet, error) {
+		due, err := s.follower.needed(ctx, to.Events, 0, only(n))
+		if err != nil {
+			return 0, err
+		}
+		return s.follower.fresh(ctx, due)
+	})
 }
 
 // look finds which shares have events up to a position. The lock is held.
@@ -336,69 +402,69 @@ func (f *follower) look(ctx context.Context, to int64) error {
 	return nil
 }
 
-// advance follows some shares up to a position. Rules are those of the position in the stream of account data, or later ones. The
-// lock is held.
-func (f *follower) advance(ctx context.Context, at vector, due shareSet) error {
+// page follows some shares by a page of events on the way to a position; done: they are there. Rules are those of the position in the
+// stream of account data, or later ones. The lock is held.
+func (f *follower) page(ctx context.Context, at vector, due shareSet, save bool) (done bool, err error) {
 	if due == 0 {
-		return nil
+		return true, nil
+	}
+	if err := ctx.Err(); err != nil {
+		return false, err
 	}
 	if err := f.look(ctx, at.Events); err != nil {
-		return err
+		return false, err
 	}
 	if err := f.fence.reach(ctx, at.AccountData); err != nil {
-		return err
+		return false, err
 	}
-	for {
-		if err := ctx.Err(); err != nil {
-			return err
+	from := f.at.lowest(f.at.behind(due), at.Events)
+	if from >= at.Events {
+		err := f.lazy(ctx, due, at.Events, save)
+		if errors.Is(err, errMoved) {
+			return false, nil // with what is there now
 		}
-		from := f.at.lowest(f.at.behind(due), at.Events)
-		if from >= at.Events {
-			err := f.lazy(ctx, due, at.Events)
-			if errors.Is(err, errMoved) {
-				continue // with what is there now
-			}
-			return err
-		}
-		var failed error
-		var picked shareSet
-		rows, end, err := f.s.tail.Page(ctx, from, at.Events, followPage, func(r eventstore.StreamRow) bool {
-			share, err := f.s.shares.share(ctx, r.Room)
-			if err != nil {
-				failed = err
-				return false
-			}
-			if !due.has(share) || r.Pos <= f.at.list[share].judged {
-				return false
-			}
-			picked.add(share)
-			return true
-		})
-		if err = errors.Join(err, failed); err != nil {
-			return err
-		}
-		d, err := f.judge(ctx, rows, true)
+		return err == nil, err
+	}
+	var failed error
+	var picked shareSet
+	rows, end, err := f.s.tail.Page(ctx, from, at.Events, followPage, func(r eventstore.StreamRow) bool {
+		share, err := f.s.shares.share(ctx, r.Room)
 		if err != nil {
-			return err
+			failed = err
+			return false
 		}
-		if !d.empty() {
-			err := f.store(ctx, d, picked, end)
-			if errors.Is(err, errMoved) {
-				continue
-			}
-			if err != nil {
-				return err
-			}
+		if !due.has(share) || r.Pos <= f.at.list[share].judged {
+			return false
 		}
-		f.at.advance(due, end)
+		picked.add(share)
+		return true
+	})
+	if err = errors.Join(err, failed); err != nil {
+		return false, err
 	}
+	d, err := f.judge(ctx, rows, true)
+	if err != nil {
+		return false, err
+	}
+	if !d.empty() {
+		err := f.store(ctx, d, picked, end)
+		if errors.Is(err, errMoved) {
+			return false, nil
+		}
+		if err != nil {
+			return false, err
+		}
+	}
+	f.at.advance(due, end)
+	return false, nil
 }
 
-// lazy writes the cursors that were not written for long. The lock is held.
-func (f *follower) lazy(ctx context.Context, of shareSet, to int64) error {
+// lazy writes the cursors that were not written for long; save: all that are behind the events that were judged. Events that
+// nothing followed from are judged again from where the database has the cursor, by the rules of then. The lock is held.
+func (f *follower) lazy(ctx context.Context, of shareSet, to int64, save bool) error {
 	var late shareSet
 	for share := range of.each {
-		if to-f.at.list[share].stored >= followLazy {
+		if c := &f.at.list[share]; to-c.stored >= followLazy || save && c.last > c.stored {
 			late.add(share)
 		}
 	}
@@ -410,29 +476,41 @@ func (f *follower) lazy(ctx context.Context, of shareSet, to int64) error {
 
 // advanceBackfilled follows what backfill brings in: relations alone follow from it.
 func (f *follower) advanceBackfilled(ctx context.Context) error {
-	f.mu.Lock()
-	defer f.mu.Unlock()
-	for {
-		rows, err := f.s.events.Backfilled(ctx, f.back, followPage)
-		if err != nil || len(rows) == 0 {
+	for done := false; !done; {
+		if err := f.turn.take(ctx); err != nil {
 			return err
 		}
-		end := rows[len(rows)-1].Pos
-		d, err := f.judge(ctx, rows, false)
+		err := func() (err error) {
+			defer f.turn.give()
+			done, err = f.pageBackfilled(ctx)
+			return err
+		}()
 		if err != nil {
 			return err
 		}
-		switch err := f.storeBackfilled(ctx, d, end); {
-		case errors.Is(err, errMoved):
-			if err := f.rereadBackfilled(ctx); err != nil {
-				return err
-			}
-		case err != nil:
-			return err
-		default:
-			f.back = end
-		}
 	}
+	return nil
+}
+
+// pageBackfilled follows a page of what backfill brings in. The lock is held.
+func (f *follower) pageBackfilled(ctx context.Context) (done bool, err error) {
+	rows, err := f.s.events.Backfilled(ctx, f.back, followPage)
+	if err != nil || len(rows) == 0 {
+		return true, err
+	}
+	end := rows[len(rows)-1].Pos
+	d, err := f.judge(ctx, rows, false)
+	if err != nil {
+		return false, err
+	}
+	switch err := f.storeBackfilled(ctx, d, end); {
+	case errors.Is(err, errMoved):
+		return false, f.rereadBackfilled(ctx)
+	case err != nil:
+		return false, err
+	}
+	f.back = end
+	return false, nil
 }
 
 // judge derives what is to be stored about a page of events.
@@ -461,13 +539,43 @@ func (f *follower) judge(ctx context.Context, rows []eventstore.StreamRow, live 
 				return nil, err
 			}
 		}
-		if live && !here[e.RedactedBy] {
-			if err := f.notify(ctx, e, d); err != nil {
+		if !live || here[e.RedactedBy] {
+			continue
+		}
+		if e.RedactedBy != 0 {
+			if e, err = f.beforeRedaction(ctx, e); err != nil {
 				return nil, err
 			}
 		}
+		if e == nil {
+			continue
+		}
+		if err := f.notify(ctx, e, d); err != nil {
+			return nil, err
+		}
 	}
 	return d, nil
+}
+
+// beforeRedaction gives a redacted event as it was where its redaction is yet to be followed, which will take back what was
+// counted for it; nil where the redaction came first: nobody is to hear of such an event.
+func (f *follower) beforeRedaction(ctx context.Context, e *eventstore.Event) (*eventstore.Event, error) {
+	by, err := f.s.events.Event(ctx, e.RedactedBy)
+	if err != nil || by.StreamPos < e.StreamPos {
+		return nil, err
+	}
+	return f.unredacted(ctx, e)
+}
+
+// unredacted gives an event as it was before it was redacted.
+func (f *follower) unredacted(ctx context.Context, e *eventstore.Event) (*eventstore.Event, error) {
+	whole, err := f.s.events.Unredacted(ctx, []nid.Event{e.NID})
+	if err != nil {
+		return nil, err
+	}
+	was := *e
+	was.Event = whole[0]
+	return &was, nil
 }
 
 // judgeRedaction drops what was derived from an event that is redacted now.

@@ -270,7 +270,8 @@ type option struct {
 	flags    eventstore.Flags
 	txn      string
 	backfill bool
-	missing  id.Event // a previous event that is not here
+	missing  id.Event  // a previous event that is not here
+	redacted nid.Event // by what came before
 }
 
 // put stores an event as the next of the room.
@@ -338,7 +339,14 @@ func (r *room) put(ev *event.Event, o option) *eventstore.Event {
 		if ev.Redacts != "" {
 			if target, err := r.r.NID(ctx, ev.Redacts); err != nil {
 				return err
-			} else if err := r.w.SetRedacted(ctx, tx, target, e.NID); err != nil {
+			} else if target != 0 {
+				if err := r.w.SetRedacted(ctx, tx, target, e.NID); err != nil {
+					return err
+				}
+			}
+		}
+		if o.redacted != 0 {
+			if err := r.w.SetRedacted(ctx, tx, e.NID, o.redacted); err != nil {
 				return err
 			}
 		}

@@ -26,8 +26,8 @@ func (e *env) shown() func(name string) float64 {
 
 // paused runs fn while the follower does nothing.
 func (e *env) paused(fn func()) {
-	e.srv.follower.mu.Lock()
-	defer e.srv.follower.mu.Unlock()
+	e.ok(e.srv.follower.turn.take(e.t.Context()))
+	defer e.srv.follower.turn.give()
 	fn()
 }
 

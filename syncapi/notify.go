@@ -297,14 +297,12 @@ func (f *follower) uncount(ctx context.Context, e *eventstore.Event, d *derived)
 	if err != nil || len(holders) == 0 {
 		return err
 	}
-	whole, err := f.s.events.Unredacted(ctx, []nid.Event{e.NID})
+	was, err := f.unredacted(ctx, e)
 	if err != nil {
 		return err
 	}
-	was := *e
-	was.Event = whole[0]
-	judged := f.s.judgedEvent(ctx, &was, d)
-	thread, err := f.thread(ctx, &was, d, "")
+	judged := f.s.judgedEvent(ctx, was, d)
+	thread, err := f.thread(ctx, was, d, "")
 	if err != nil {
 		return err
 	}
@@ -317,13 +315,9 @@ func (f *follower) uncount(ctx context.Context, e *eventstore.Event, d *derived)
 			return err
 		}
 		if o.Notify {
-			if d.lowered == nil {
-				d.lowered = make(map[unreadKey]unreadCount)
-			}
-			k := unreadKey{m.UserNID, e.RoomNID, thread}
-			c := d.lowered[k]
-			c.add(o)
-			d.lowered[k] = c
+			l := lowering{unreadKey: unreadKey{m.UserNID, e.RoomNID, thread}, pos: e.StreamPos}
+			l.add(o)
+			d.lowered = append(d.lowered, l)
 		}
 	}
 	return nil

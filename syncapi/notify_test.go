@@ -2,6 +2,7 @@ package syncapi
 
 import (
 	"encoding/json"
+	"errors"
 	"fmt"
 	"runtime"
 	"testing"
@@ -84,6 +85,70 @@ func TestUnreadCounts(t *testing.T) {
 		r.say(bob, "answer")
 		expect(t, "by an answer", counts(), "1/0 0/0 1/0")
 		expect(t, "own events", e.sync(alice, "").in("join", r, "unread_notifications.notification_count").Int(), 1)
+	})
+}
+
+// What is redacted counts nothing, wherever its redaction is: before it, or beyond the page in which it is judged.
+func TestRedactedEventsCountNothing(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		e.rules(bob)
+		r := e.newRoom(alice)
+		r.state_(bob, "m.room.member", string(bob), obj{"membership": "join", "displayname": "Bobby"})
+		since := e.sync(bob, "").next()
+		late := r.build(alice, "m.room.message", nil, obj{"msgtype": "m.text", "body": "late"}, "")
+		first := r.put(r.build(alice, "m.room.redaction", nil, obj{}, late.ID), option{})
+		r.put(late, option{redacted: first.NID})
+		expect(t, "the redaction came first", e.unread(bob, r, since), "0/0")
+		root := r.say(alice, "root")
+		e.sync(bob, since)
+		var bad []*eventstore.Event
+		e.paused(func() {
+			for range followPage - 3 {
+				r.send(alice, "x.other", obj{})
+			}
+			bad = append(bad, r.say(alice, "hi bobby"), r.send(alice, "m.room.message", relates("hi bobby", "m.thread", root)), r.say(alice, "hi"))
+			for _, ev := range bad {
+				r.put(r.build(alice, "m.room.redaction", nil, obj{}, ev.ID), option{})
+			}
+		})
+		expect(t, "the redaction is on the next page", e.unread(bob, r, ""), "1/0")
+	})
+}
+
+// A receipt that was worked out before another one was stored must not take that one's effect back, nor may a redaction
+// of what was read since.
+func TestReceiptsAtOnce(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		e.rules(bob)
+		r := e.newRoom(alice)
+		r.member(bob, "join")
+		var said []*eventstore.Event
+		for range 4 {
+			said = append(said, r.say(alice, "hello"))
+		}
+		expect(t, "all", e.unread(bob, r, ""), "4/0")
+		room, err := e.r.Room(t.Context(), r.id)
+		e.ok(err)
+		mine := func(n int, private bool) receipt {
+			return receipt{user: bob, private: private, event: said[n].ID, ts: 1}
+		}
+		effect := func(n int, private bool) *readEffect {
+			f, err := e.srv.readEffect(t.Context(), r.nid, mine(n, private), said[n].StreamPos)
+			e.ok(err)
+			return f
+		}
+		early, further := effect(0, false), effect(2, true)
+		_, err = e.srv.storeReceipt(t.Context(), room, mine(2, true), said[2].StreamPos, further)
+		e.ok(err)
+		_, err = e.srv.storeReceipt(t.Context(), room, mine(0, false), said[0].StreamPos, early)
+		expect(t, "the other one", errors.Is(err, errMoved), true)
+		expect(t, "one is left", e.unread(bob, r, ""), "1/0")
+		user, err := e.r.UserNID(t.Context(), bob)
+		e.ok(err)
+		e.ok(e.db.Update(t.Context(), func(tx *sqldb.Tx) error {
+			return e.srv.lowerUnread(t.Context(), tx, []lowering{{unreadKey{user, r.nid, threadMain}, unreadCount{1, 0}, said[1].StreamPos}})
+		}))
+		expect(t, "what was read is not taken from what was not", e.unread(bob, r, ""), "1/0")
 	})
 }
 

@@ -12,9 +12,9 @@ import (
 )
 
 const (
-	setUnreadSQL = `UPDATE unread SET read_pos = $5, notify = $6, highlight = $7 WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
-	// asReadSQL is where nobody else has read or counted meanwhile.
-	asReadSQL = ` AND pos = $4 AND notify > 0`
+	setUnreadSQL = `UPDATE unread SET read_pos = $8, notify = $9, highlight = $10 WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
+	// asReadSQL is where nobody else has read, counted, or taken back meanwhile.
+	asReadSQL = ` AND pos = $4 AND read_pos = $5 AND notify = $6 AND highlight = $7`
 )
 
 const (
@@ -28,18 +28,19 @@ const (
 // stored, since rules and events must be read for it, and holds only as long as the counts
 // reach no further.
 type readEffect struct {
-	user id.User
-	nid  nid.StateKey
-	room nid.Room
-	upTo int64
-	rows []unreadRow
+	user  id.User
+	nid   nid.StateKey
+	room  nid.Room
+	share int // of the room
+	upTo  int64
+	rows  []unreadRow
 }
 
-// unreadRow is a row of the table unread that a receipt changes; rest is what of it is not read then.
+// unreadRow is a row of the table unread that a receipt changes; now is what it counts, rest what of it is not read then.
 type unreadRow struct {
 	thread               string
 	number, readPos, pos int64
-	rest                 unreadCount
+	now, rest            unreadCount
 }
 
 // readEffect works out what a receipt up to a position makes of the counts.
@@ -49,6 +50,9 @@ func (s *Server) readEffect(ctx context.Context, room nid.Room, r receipt, upTo 
 		return nil, err
 	}
 	out := &readEffect{user: r.user, nid: user, room: room, upTo: upTo}
+	if out.share, err = s.shares.share(ctx, room); err != nil {
+		return nil, err
+	}
 	if out.rows, err = s.unreadRows(ctx, user, room); err != nil {
 		return nil, err
 	}
@@ -79,7 +83,7 @@ func (s *Server) unreadRows(ctx context.Context, user nid.StateKey, room nid.Roo
 	var out []unreadRow
 	for rows.Next() {
 		var row unreadRow
-		if err := rows.Scan(&row.number, (*threadColumn)(&row.thread), &row.readPos, &row.pos); err != nil {
+		if err := rows.Scan(&row.number, (*threadColumn)(&row.thread), &row.readPos, &row.pos, &row.now.notify, &row.now.highlight); err != nil {
 			return nil, fmt.Errorf("reading unread counts: %w", err)
 		}
 		out = append(out, row)
@@ -124,13 +128,16 @@ func (s *Server) recount(ctx context.Context, room nid.Room, m eventstore.Member
 	return out, nil
 }
 
+// none tells that there is nothing to write.
+func (r *readEffect) none() bool { return r == nil || len(r.rows) == 0 }
+
 // store writes the effect. errMoved says that it does not hold any more.
 func (r *readEffect) store(ctx context.Context, tx *sqldb.Tx, s *Server) error {
-	if r == nil || len(r.rows) == 0 {
-		return nil
+	if err := s.follower.at.hold(ctx, tx, r.share); err != nil {
+		return err
 	}
 	for _, row := range r.rows {
-		key := []any{int64(r.nid), int64(r.room), row.number, row.pos}
+		key := []any{int64(r.nid), int64(r.room), row.number, row.pos, row.readPos, row.now.notify, row.now.highlight}
 		q := readSQL(row.number)
 		if row.pos > r.upTo {
 			q, key = setUnreadSQL, append(key, r.upTo, row.rest.notify, row.rest.highlight)

@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 
 	fedapi "weft/federationapi/api"
 	"weft/internal/bus"
@@ -148,46 +149,54 @@ func (s *Server) setReceipt(ctx context.Context, room *eventstore.Room, r receip
 	return news, err
 }
 
-// storeReceipt is one attempt of setReceipt. errMoved says that the unread counts went on meanwhile.
+// The locks that receipts take, in this order: the cursors of followers, share by share, and the end of the stream.
+const (
+	lockShare = iota
+	lockReceipts
+)
+
+// storeReceipt is one attempt of setReceipt. errMoved says that the unread counts, or the receipt, went on meanwhile.
 func (s *Server) storeReceipt(ctx context.Context, room *eventstore.Room, r receipt, eventPos int64, effect *readEffect) (news bool, err error) {
-	err = s.receipts.Update(ctx, func(tx *sqldb.Tx) error {
-		news = false
-		private := int64(0)
-		if r.private {
-			private = 1
-		}
-		var have int64
-		err := tx.QueryRow(ctx, receiptPosSQL, int64(room.NID), string(r.user), private, r.thread).Scan(&have)
-		if err != nil && !errors.Is(err, sql.ErrNoRows) {
-			return fmt.Errorf("reading a receipt: %w", err)
-		}
-		if err == nil && eventPos != 0 && have >= eventPos {
-			return nil
-		}
+	private := int64(0)
+	if r.private {
+		private = 1
+	}
+	steps := []sqldb.Step{{Lock: sqldb.Lock{Class: lockReceipts}, Run: func(tx *sqldb.Tx) error {
 		pos, err := stream.Advance(ctx, tx, stream.Receipts, 1)
 		if err != nil {
 			return err
 		}
-		// Since the look above another node may have stored one that is further on.
+		// Since the look before another node may have stored one that is further on.
 		res, err := tx.Exec(ctx, upsertReceiptSQL, pos, int64(room.NID), private, r.ts, eventPos, string(r.user), r.thread, string(r.event))
 		if err != nil {
 			return fmt.Errorf("storing a receipt: %w", err)
 		}
 		if n, err := res.RowsAffected(); err != nil || n == 0 {
-			return err
+			return errMoved
 		}
-		if err := effect.store(ctx, tx, s); err != nil {
-			return err
-		}
-		news = true
 		u := bus.Update{Stream: stream.Receipts, Pos: pos, Users: []string{string(r.user)}}
 		if !r.private {
 			u.Rooms = []string{string(room.ID)}
 		}
 		tx.OnCommit(func() { bus.PublishUpdate(s.cfg.Bus, u) })
 		return nil
-	})
-	return news, err
+	}}}
+	if !effect.none() {
+		steps = slices.Insert(steps, 0, sqldb.Step{Lock: sqldb.Lock{Class: lockShare, Key: fmt.Sprintf("%02d", effect.share)},
+			Run: func(tx *sqldb.Tx) error { return effect.store(ctx, tx, s) }})
+	}
+	var have int64
+	err = s.db.QueryRow(ctx, receiptPosSQL, int64(room.NID), string(r.user), private, r.thread).Scan(&have)
+	if err != nil && !errors.Is(err, sql.ErrNoRows) {
+		return false, fmt.Errorf("reading a receipt: %w", err)
+	}
+	if err == nil && eventPos != 0 && have >= eventPos {
+		return false, nil
+	}
+	if err := s.receipts.Steps(ctx, steps...); err != nil {
+		return false, err
+	}
+	return true, nil
 }
 
 // PostReceipt is POST /rooms/{roomId}/receipt/{receiptType}/{eventId}.
@@ -277,7 +286,7 @@ func (s *Server) mark(ctx context.Context, room *eventstore.Room, user id.User, 
 	}
 	r := receipt{user: user, private: typ == readPrivate, thread: thread, event: event, ts: s.nowMS()}
 	// Or its notification would come after the receipt.
-	if err := s.followTo(ctx, room.NID, e.StreamPos); err != nil {
+	if err := s.followRoom(ctx, room.NID); err != nil {
 		return err
 	}
 	news, err := s.setReceipt(ctx, room, r, e.StreamPos)

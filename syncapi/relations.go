@@ -102,7 +102,7 @@ func (s *Server) followNow(ctx context.Context, in func(nid.Room) bool) error {
 		return err
 	}
 	s.follower.catchUp(ctx, to, 0, in)
-	return nil
+	return s.follower.fence.reach(ctx, to.AccountData) // where there was nothing to follow: the rules may be asked again
 }
 
 // GetRelatingEvents is GET /rooms/{roomId}/relations/{eventId}[/{relType}[/{eventType}]].

@@ -20,11 +20,11 @@ const (
 		RETURNING user_nid, room_nid, thread, notify, highlight`
 	unreadThreads   = ` FROM unread u LEFT JOIN thread_numbers t ON t.room_nid = u.room_nid AND t.thread = u.thread WHERE u.notify > 0 `
 	unreadSQL       = `SELECT u.room_nid, t.root, u.notify, u.highlight` + unreadThreads + `AND u.user_nid = $1 AND u.room_nid IN `
-	unreadRowsSQL   = `SELECT u.thread, t.root, u.read_pos, u.pos` + unreadThreads + `AND u.user_nid = $1 AND u.room_nid = $2`
+	unreadRowsSQL   = `SELECT u.thread, t.root, u.read_pos, u.pos, u.notify, u.highlight` + unreadThreads + `AND u.user_nid = $1 AND u.room_nid = $2`
 	zeroUnreadSQL   = `UPDATE unread SET notify = 0, highlight = 0 WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
 	deleteUnreadSQL = `DELETE FROM unread WHERE user_nid = $1 AND room_nid = $2 AND thread = $3`
 	lowerUnreadSQL  = `UPDATE unread SET notify = notify - $4, highlight = highlight - $5
-		WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND notify >= $4 AND highlight >= $5`
+		WHERE user_nid = $1 AND room_nid = $2 AND thread = $3 AND notify >= $4 AND highlight >= $5 AND read_pos < $6 AND pos >= $6`
 	unreadHoldersSQL = `SELECT u.user_nid, t.root` + unreadThreads + `AND u.room_nid = $1 AND u.read_pos < $2 AND u.pos >= $2 AND u.user_nid IN `
 )
 
@@ -225,17 +225,30 @@ func (s *Server) dropUnread(ctx context.Context, tx *sqldb.Tx, keys map[unreadKe
 	return nil
 }
 
-// lowerUnread takes from counts what is not to be counted any more.
-func (s *Server) lowerUnread(ctx context.Context, tx *sqldb.Tx, changes map[unreadKey]unreadCount) error {
-	threads, err := readThreads(ctx, tx, maps.Keys(changes))
+// lowering is an event, by its position, that is not to be counted any more in a row where it is among what is not read.
+type lowering struct {
+	unreadKey
+	unreadCount
+	pos int64
+}
+
+// lowerUnread takes events from counts.
+func (s *Server) lowerUnread(ctx context.Context, tx *sqldb.Tx, list []lowering) error {
+	threads, err := readThreads(ctx, tx, func(yield func(unreadKey) bool) {
+		for _, l := range list {
+			if !yield(l.unreadKey) {
+				return
+			}
+		}
+	})
 	if err != nil {
 		return err
 	}
-	for k, c := range changes {
-		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(k.user), int64(k.room), threads.number(k), c.notify, c.highlight); err != nil {
+	for _, l := range list {
+		if _, err := tx.Exec(ctx, lowerUnreadSQL, int64(l.user), int64(l.room), threads.number(l.unreadKey), l.notify, l.highlight, l.pos); err != nil {
 			return fmt.Errorf("taking notifications back: %w", err)
 		}
-		tx.OnCommit(func() { s.unread.forget(k.user) })
+		tx.OnCommit(func() { s.unread.forget(l.user) })
 	}
 	return nil
 }
