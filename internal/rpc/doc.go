@@ -12,6 +12,8 @@
 //   - a process that is gone, busy or leaving did not run the call: the next one is asked, until Patience is over.
 //     So is one that lives by the database's word and does not answer to three pings: it gets no calls until it does.
 //     One that died in the middle may have run it: that is repeated elsewhere only where the call says that twice is once
+//   - a call that takes longer than a second is asked about once a second; one that the other process lacks twice in a row is
+//     lost, or its answer is, as if the process had died with it
 //
 // Fields and arguments that the other side does not know are ignored and missing ones are zero, so that two versions
 // can run at the same time as long as methods keep their meaning.

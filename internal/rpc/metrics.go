@@ -28,7 +28,7 @@ func newMetrics() *metrics {
 			Namespace: "weft", Subsystem: "rpc", Name: "calls_total",
 			Help: "Calls of components in other processes, by method and outcome: done, failed (the answer is an error of the server's own), " +
 				"elsewhere (the process did not take it, so another was asked), taken over (nobody did, so this process carried it out), " +
-				"nobody, lost (the process died with it).",
+				"nobody, lost (the process died with it, or it was lost on the way).",
 		}, []string{"component", "method", "outcome"}),
 		seconds: prometheus.NewHistogramVec(prometheus.HistogramOpts{
 			Namespace: "weft", Subsystem: "rpc", Name: "call_seconds",

@@ -30,7 +30,6 @@ const (
 	silentFor  = 3                      // pings that are not answered in a row: then a process counts as one that cannot be reached
 	retryEvery = 250 * time.Millisecond
 	workers    = 1024 // calls of one method that run at once, in the called process, whose components shed what is too much
-	pingName   = "rpc.ping"
 )
 
 // Bus carries messages between processes.
@@ -44,6 +43,10 @@ type Bus interface {
 	// Waiting tells since when the oldest request to each node has waited, and Lose ends those that were made before a time.
 	Waiting() map[string]time.Time
 	Lose(node string, before time.Time, err error)
+	// Check asks a node whether it is there, and which of the requests that were sent to it before a time it does not have, nor
+	// has answered as far as this process knows. End ends requests by their numbers.
+	Check(ctx context.Context, node string, before time.Time) (missing []uint64, err error)
+	End(numbers []uint64, err error)
 }
 
 // Nodes are the processes of the server.
@@ -71,7 +74,8 @@ type Router struct {
 	// watched are processes of which it is found out whether they live.
 	watched map[string]bool
 
-	looking atomic.Bool // look runs
+	asking  atomic.Int64 // calls
+	looking atomic.Bool  // look runs; it does while there are calls
 }
 
 // NewRouter makes a Router that serves nothing yet, and knows no other process.
@@ -85,7 +89,6 @@ func (r *Router) Add(service string, methods Methods) { r.services[service] = me
 
 // SetBus makes this process call others, and answer them, from now on. Its connection is the caller's to close.
 func (r *Router) SetBus(b Bus) {
-	b.Handle(pingName, 1, func(context.Context, []byte) ([]byte, error) { return nil, nil })
 	for service, methods := range r.services {
 		for name, m := range methods {
 			b.Handle(subject(service, name), workers, func(ctx context.Context, msg []byte) ([]byte, error) {
@@ -166,6 +169,8 @@ var (
 	errNobody = errors.New("rpc: no process carried the call out")
 	// errGone says that a process died while it had the call.
 	errGone = errors.New("rpc: the process is gone")
+	// errLost says that a process lives and does not have the call.
+	errLost = errors.New("rpc: the call or its answer is lost")
 )
 
 // far has a call carried out by another process: the owner of its key, or the next ones. A process that can do it itself does
@@ -237,6 +242,8 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, msg []by
 	if c.Often {
 		request = bus.Gather
 	}
+	r.asking.Add(1) // before it is seen whether somebody looks: who ends that looks at this afterwards
+	defer r.asking.Add(-1)
 	if !r.looking.Load() && r.looking.CompareAndSwap(false, true) {
 		go r.look(bus)
 	}
@@ -265,7 +272,7 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, msg []by
 		return nil, errNobody
 	}
 	r.metrics.done(c, "lost")
-	return nil, fmt.Errorf("%w (%w)", unavailable("the process that had the request ended; it is not known whether the request was carried out"), err)
+	return nil, fmt.Errorf("%w (%w)", unavailable("the process that had the request ended or cannot be reached; it is not known whether the request was carried out"), err)
 }
 
 // look looks after the calls of this process for as long as there are any. One goroutine does it for all of them: a timer for each
@@ -275,15 +282,14 @@ func (r *Router) look(bus Bus) {
 	defer tick.Stop()
 	for {
 		<-tick.C
-		waiting := bus.Waiting()
-		if len(waiting) == 0 {
+		if r.asking.Load() == 0 {
 			r.looking.Store(false)
-			if len(bus.Waiting()) == 0 || !r.looking.CompareAndSwap(false, true) {
+			if r.asking.Load() == 0 || !r.looking.CompareAndSwap(false, true) {
 				return
 			}
 			continue
 		}
-		for node, since := range waiting {
+		for node, since := range bus.Waiting() {
 			if took := time.Since(since); took >= maxCall {
 				bus.Lose(node, time.Now().Add(-maxCall), context.DeadlineExceeded)
 			} else if took >= watchEvery && r.beginWatch(node) {
@@ -309,21 +315,25 @@ func (r *Router) endWatch(node string) {
 }
 
 // watch ends the calls to a process that is not there any more: at once where the bus says that nobody is there, when the others
-// declare it dead where the bus says nothing, and when it does not answer to pings either.
+// declare it dead where the bus says nothing, and when it does not answer to pings either. Of a process that answers it ends the calls
+// that it lacks at two pings: a connection that broke took them, or their answers. An answer may be under way at the first.
 func (r *Router) watch(bus Bus, node string) {
 	defer r.endWatch(node)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
+	var lacked []uint64 // at the last ping that was answered
 	for unanswered := 0; ; {
-		err := ping(context.Background(), bus, node)
+		missing, err := ping(bus, node)
 		switch {
 		case errors.Is(err, natsbus.ErrClosed):
 			return
 		case errors.Is(err, natsbus.ErrNoNode) || !r.lives(node):
 			bus.Lose(node, time.Now(), errGone)
 			return
-		case err == nil || errors.Is(err, natsbus.ErrBusy):
+		case err == nil:
 			unanswered = 0
+			bus.End(both(lacked, missing), errLost)
+			lacked = missing
 		default:
 			unanswered++
 		}
@@ -339,11 +349,21 @@ func (r *Router) watch(bus Bus, node string) {
 	}
 }
 
-func ping(ctx context.Context, bus Bus, node string) error {
-	ctx, cancel := context.WithTimeout(ctx, pingTime)
+// both gives what is in two ascending lists.
+func both(a, b []uint64) (out []uint64) {
+	for _, n := range a {
+		if _, in := slices.BinarySearch(b, n); in {
+			out = append(out, n)
+		}
+	}
+	return out
+}
+
+// ping asks a process whether it is there, and which calls it should have and has not.
+func ping(bus Bus, node string) (missing []uint64, err error) {
+	ctx, cancel := context.WithTimeout(context.Background(), pingTime)
 	defer cancel()
-	_, err := bus.Request(ctx, node, pingName, nil)
-	return err
+	return bus.Check(ctx, node, time.Now().Add(-watchEvery))
 }
 
 func (r *Router) lives(node string) bool {
@@ -365,8 +385,8 @@ func (r *Router) avoid(bus Bus, node string) {
 		tick := time.NewTicker(watchEvery)
 		defer tick.Stop()
 		for ; r.lives(node); <-tick.C {
-			err := ping(context.Background(), bus, node)
-			if err == nil || errors.Is(err, natsbus.ErrBusy) {
+			_, err := ping(bus, node)
+			if err == nil {
 				log.Info("the process answers again")
 				break
 			}

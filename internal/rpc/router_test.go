@@ -10,6 +10,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -59,11 +60,13 @@ func (r remote) Wait(ctx context.Context) error { return rpc.Do(ctx, r.caller, r
 
 // part is the component itself: it says in which process it is.
 type part struct {
-	node string
-	ends chan error // of each Wait; what its context said
+	node   string
+	ends   chan error // of each Wait; what its context said
+	echoes atomic.Int32
 }
 
 func (p *part) Echo(_ context.Context, text string, n int) (string, int, error) {
+	p.echoes.Add(1)
 	return p.node + ":" + text, n + 1, nil
 }
 
@@ -101,6 +104,7 @@ type world struct {
 	nodes   []string
 	changed chan struct{}
 	buses   map[string]*memBus
+	last    uint64 // number of a call
 }
 
 type memBus struct {
@@ -111,15 +115,53 @@ type memBus struct {
 	deaf     bool // it takes messages and answers none
 	busy     bool
 	gone     bool
-	asked    int
-	waiting  map[*memCall]bool
+	// What comes to it, and what it answers, is lost on the way.
+	losesRequests, losesAnswers bool
+	slow                        time.Duration // how long a request of it waits until it counts as one
+	asked                       int
+	waiting                     map[*memCall]bool
+	has                         map[uint64]bool // calls that run
 }
 
 // memCall is a request that has no answer yet.
 type memCall struct {
-	node  string
-	began time.Time
-	lost  chan error
+	number uint64
+	node   string
+	began  time.Time
+	lost   chan error
+}
+
+func (b *memBus) Check(ctx context.Context, node string, before time.Time) (missing []uint64, err error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	to := b.w.buses[node]
+	if to == nil || to.gone {
+		return nil, natsbus.ErrNoNode
+	}
+	if to.deaf {
+		b.w.mu.Unlock()
+		<-ctx.Done()
+		b.w.mu.Lock()
+		return nil, ctx.Err()
+	}
+	for c := range b.waiting {
+		if c.node == node && c.began.Before(before) && !to.has[c.number] {
+			missing = append(missing, c.number)
+		}
+	}
+	slices.Sort(missing)
+	return missing, nil
+}
+
+func (b *memBus) End(numbers []uint64, err error) {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	for c := range b.waiting {
+		if slices.Contains(numbers, c.number) {
+			delete(b.waiting, c)
+			c.lost <- err
+		}
+	}
 }
 
 func (b *memBus) Waiting() map[string]time.Time {
@@ -157,6 +199,7 @@ func (b *memBus) Gather(ctx context.Context, node, subject string, data []byte) 
 }
 
 func (b *memBus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
+	time.Sleep(b.slow) // of the bubble's clock
 	b.w.mu.Lock()
 	to := b.w.buses[node]
 	var fn func(context.Context, []byte) ([]byte, error)
@@ -175,9 +218,11 @@ func (b *memBus) Request(ctx context.Context, node, subject string, data []byte)
 		b.w.mu.Unlock()
 		return nil, natsbus.ErrBusy
 	}
-	c := &memCall{node: node, began: time.Now(), lost: make(chan error, 1)}
+	b.w.last++
+	c := &memCall{number: b.w.last, node: node, began: time.Now(), lost: make(chan error, 1)}
 	b.waiting[c] = true
-	deaf := to.deaf
+	comes, answers := !to.deaf && !to.losesRequests, !to.losesAnswers
+	to.has[c.number] = comes
 	b.w.mu.Unlock()
 	defer func() {
 		b.w.mu.Lock()
@@ -189,10 +234,15 @@ func (b *memBus) Request(ctx context.Context, node, subject string, data []byte)
 		err  error
 	}
 	done := make(chan result, 1)
-	if !deaf {
+	if comes {
 		go func() {
 			data, err := fn(ctx, data)
-			done <- result{data, err}
+			if answers {
+				done <- result{data, err}
+			}
+			b.w.mu.Lock()
+			defer b.w.mu.Unlock()
+			delete(to.has, c.number)
 		}()
 	}
 	select {
@@ -265,7 +315,7 @@ func (w *world) add(node string, spill *rpc.Spill) (*rpc.Router, *part) {
 	if node != "front" {
 		r.Add("part.Service", rpc.Methods{"Echo": p.Echo, "Fail": p.Fail, "Double": p.Double, "Wait": p.Wait})
 	}
-	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error)), waiting: make(map[*memCall]bool)}
+	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error)), waiting: make(map[*memCall]bool), has: make(map[uint64]bool)}
 	r.SetBus(b)
 	w.change(func() { w.nodes, w.buses[node] = append(w.nodes, node), b })
 	return r, p
@@ -425,6 +475,83 @@ func TestAProcessLivesAndDoesNotAnswer(t *testing.T) {
 				t.Errorf("after it answers again: %s", node)
 			}
 		}
+	})
+}
+
+// A connection between two processes that live can break with what is on it.
+func TestACallIsLostOnTheWay(t *testing.T) {
+	for _, c := range []struct {
+		what string
+		lose func(b *memBus, does bool)
+		ran  int32 // of two calls
+	}{
+		{"the request", func(b *memBus, does bool) { b.losesRequests = does }, 0},
+		{"the answer", func(b *memBus, does bool) { b.losesAnswers = does }, 2},
+	} {
+		t.Run(c.what, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
+				w := newWorld()
+				_, a := w.add("a", nil)
+				_, b := w.add("b", nil)
+				front, _ := w.add("front", nil)
+				ctx, cancel := context.WithCancel(t.Context())
+				long := make(chan error, 1)
+				go func() { long <- remote{caller: front}.Wait(ctx) }() // which a has all the time
+				synctest.Wait()
+				w.change(func() { c.lose(w.buses["a"], true) })
+				results := make(chan string, 2)
+				began := time.Now()
+				go func() { results <- "again: " + where(t, remote{caller: front, again: true}) }()
+				go func() {
+					_, _, err := (remote{caller: front}).Echo(t.Context(), "x", 1)
+					results <- fmt.Sprint("once: ", merr.From(err).Status)
+				}()
+				synctest.Wait()
+				w.change(func() { c.lose(w.buses["a"], false) })
+				got := []string{<-results, <-results}
+				slices.Sort(got)
+				if took := time.Since(began); !reflect.DeepEqual(got, []string{"again: b", "once: 503"}) || took > 4*time.Second {
+					t.Errorf("got %q after %s", got, took)
+				}
+				if a.echoes.Load() != c.ran || b.echoes.Load() != 1 {
+					t.Errorf("%d and %d calls were carried out, want %d and 1", a.echoes.Load(), b.echoes.Load(), c.ran)
+				}
+				time.Sleep(time.Minute) // of the bubble's clock
+				if node := where(t, remote{caller: front}); node != "a" {
+					t.Errorf("the next call: %s", node)
+				}
+				select {
+				case err := <-long:
+					t.Errorf("a call that the process has was ended: %v", err)
+				default:
+				}
+				cancel()
+				if err := <-long; !errors.Is(err, context.Canceled) {
+					t.Error(err)
+				}
+			})
+		})
+	}
+}
+
+// Who looks after the calls ends when there are none, which may be just when another one begins.
+func TestEachCallIsLookedAfter(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld()
+		w.add("a", nil)
+		front, _ := w.add("front", nil)
+		if node := where(t, remote{caller: front}); node != "a" { // now somebody looks
+			t.Error(node)
+		}
+		w.change(func() { w.buses["a"].deaf, w.buses["front"].slow = true, time.Second })
+		ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+		defer cancel()
+		began := time.Now()
+		if _, _, err := (remote{caller: front}).Echo(ctx, "x", 1); merr.From(err).Status != 503 || time.Since(began) > 6*time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		w.change(func() { w.buses["a"].deaf = false })
+		time.Sleep(2 * time.Second) // of the bubble's clock: until it is seen to answer
 	})
 }
 

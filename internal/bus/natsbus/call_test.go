@@ -6,6 +6,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"slices"
 	"strings"
 	"sync/atomic"
 	"testing"
@@ -396,6 +397,85 @@ func TestGather(t *testing.T) {
 			}
 		}
 	})
+}
+
+// What is on a connection that breaks is lost, requests and answers, and found missing.
+func TestCheck(t *testing.T) {
+	noLeaks(t)
+	id := identity(t)
+	a, b := start(t, config("a", id)), start(t, config("b", id))
+	p := newProxy(t, b.Addr())
+	setPeers(t, a, p.addr)
+	flowing(t, a, b)
+	flowing(t, b, a)
+	const size = 2000
+	began, free := make(chan bool, 10), make(chan struct{}, 10)
+	b.Handle("s", 10, func(_ context.Context, data []byte) ([]byte, error) {
+		began <- true
+		<-free
+		return data, nil
+	})
+	ask := func() <-chan error {
+		result := make(chan error, 1)
+		go func() {
+			_, err := a.Request(patient(t), "b", "s", make([]byte, size))
+			result <- err
+		}()
+		return result
+	}
+	check := func(before time.Time, want int) (missing []uint64) {
+		t.Helper()
+		eventually(t, "b is asked", func() bool {
+			ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+			defer cancel()
+			var err error
+			missing, err = a.Check(ctx, "b", before)
+			return err == nil
+		})
+		if len(missing) != want {
+			t.Errorf("%d calls are missing, want %d", len(missing), want)
+		}
+		return missing
+	}
+
+	unanswered := ask()
+	<-began
+	check(time.Now(), 0)
+	p.drop.Store(true)
+	unsent := ask()
+	eventually(t, "the request is on its way", func() bool { return p.dropped.Load() > size })
+	free <- struct{}{}
+	eventually(t, "the answer is on its way", func() bool { return p.dropped.Load() > 2*size })
+	p.cut()
+	eventually(t, "both see the cut", func() bool { return a.Stats().Routes == 0 && b.Stats().Routes == 0 })
+	p.drop.Store(false)
+	p.up()
+	flowing(t, a, b)
+	flowing(t, b, a)
+	then := time.Now()
+	other := ask()
+	<-began
+	check(then.Add(-time.Hour), 0)
+	missing := check(then, 2)
+	if again := check(time.Now(), 2); !slices.Equal(missing, again) {
+		t.Errorf("at first %d are missing, then %d", missing, again)
+	}
+	lost := errors.New("lost")
+	a.End(missing, lost)
+	if x, y := <-unanswered, <-unsent; !errors.Is(x, lost) || !errors.Is(y, lost) {
+		t.Errorf("they ended with %v, %v", x, y)
+	}
+	check(time.Now(), 0)
+	free <- struct{}{}
+	if err := <-other; err != nil {
+		t.Errorf("the one that is not missing: %v", err)
+	}
+	if _, err := a.Check(patient(t), "nobody", then); !errors.Is(err, natsbus.ErrNoNode) {
+		t.Errorf("no node: %v", err)
+	}
+	if missing, err := a.Check(patient(t), "a", then); err != nil || missing != nil {
+		t.Errorf("itself: %v, %v", missing, err)
+	}
 }
 
 func BenchmarkRequest(b *testing.B) {

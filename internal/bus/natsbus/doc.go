@@ -18,7 +18,8 @@
 // A call (Request, Handle) goes to one node by name. Deadlines travel as the time that is left, since clocks differ;
 // a caller that gives up says so, and the handler's context ends. What cannot be served now is refused rather than
 // kept: no such node, a full queue and too much data are errors of their own. A call is made at most once; whether
-// it was carried out is unknown when it ends by its deadline.
+// it was carried out is unknown when it ends by its deadline. A connection that breaks loses what is on it, without a word: Check
+// asks a node for the calls that it should have, and so finds those that are lost.
 //
 // What waits for the same place goes in one frame (frame.go), for a NATS message has its price; calls that are many and short
 // wait for each other (Bus.Gather).

@@ -19,7 +19,7 @@ const (
 // data. stop ends it: further calls find no such node, accepted ones go on. A second handler of a subject
 // panics.
 func (b *Bus) Handle(subject string, workers int, fn func(ctx context.Context, data []byte) ([]byte, error)) (stop func()) {
-	h := &handler{all: &b.handlers, fn: fn, workers: workers, jobs: make(map[jobID]*job), panicked: func(v any) {
+	h := &handler{all: &b.handlers, fn: fn, workers: workers, panicked: func(v any) {
 		b.cfg.Log.WithField("subject", subject).Errorf("cluster bus: panic in a handler: %v\n%s", v, debug.Stack())
 	}}
 	b.handlers.add(subject, h)
@@ -34,13 +34,14 @@ type handlers struct {
 	mu        sync.Mutex
 	bySubject map[string]*handler
 	accepted  int // calls that were accepted and have not ended
+	jobs      map[jobID]*job
 	closed    bool
 	idle      chan struct{} // closed when closed and nothing is accepted
 }
 
 func (hs *handlers) init() {
 	hs.ctx, hs.cancelAll = context.WithCancel(context.Background())
-	hs.bySubject, hs.idle = make(map[string]*handler), make(chan struct{})
+	hs.bySubject, hs.jobs, hs.idle = make(map[string]*handler), make(map[jobID]*job), make(chan struct{})
 }
 
 func (hs *handlers) add(subject string, h *handler) {
@@ -73,23 +74,50 @@ func (hs *handlers) get(subject string) *handler {
 }
 
 // begin counts a call in, unless it is too late.
-func (hs *handlers) begin() bool {
+func (hs *handlers) begin(j *job) bool {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	if hs.closed {
 		return false
 	}
 	hs.accepted++
+	hs.jobs[j.id] = j
 	return true
 }
 
-func (hs *handlers) end() {
+// end counts a call out that was answered.
+func (hs *handlers) end(j *job) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	hs.accepted--
+	if hs.jobs[j.id] == j {
+		delete(hs.jobs, j.id)
+	}
 	if hs.closed && hs.accepted == 0 {
 		close(hs.idle)
 	}
+}
+
+// cancel ends the context of a call.
+func (hs *handlers) cancel(id jobID) {
+	hs.mu.Lock()
+	j := hs.jobs[id]
+	hs.mu.Unlock()
+	if j != nil {
+		j.cancel()
+	}
+}
+
+// lacks gives those of a caller's numbers of which there is no call.
+func (hs *handlers) lacks(from string, numbers []uint64) (missing []uint64) {
+	hs.mu.Lock()
+	defer hs.mu.Unlock()
+	for _, number := range numbers {
+		if hs.jobs[jobID{from, number}] == nil {
+			missing = append(missing, number)
+		}
+	}
+	return missing
 }
 
 // close lets no further call in; what it returns is closed when the last one ended.
@@ -113,7 +141,6 @@ type handler struct {
 	mu      sync.Mutex
 	running int    // workers
 	queue   []*job // that wait for one
-	jobs    map[jobID]*job
 }
 
 // jobID names a call: the caller's reply subjects, empty for this node itself, and the caller's number.
@@ -136,29 +163,23 @@ type job struct {
 func (h *handler) accept(id jobID, data []byte, left time.Duration, answer func(status byte, data []byte)) {
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	full := h.running == h.workers && len(h.queue) >= h.workers*QueuePerWorker
-	if full || !h.all.begin() {
+	if h.running == h.workers && len(h.queue) >= h.workers*QueuePerWorker {
 		answer(statusBusy, nil)
 		return
 	}
 	j := &job{id: id, data: data, answer: answer}
 	j.ctx, j.cancel = context.WithTimeout(h.all.ctx, left)
-	h.jobs[id] = j
+	if !h.all.begin(j) {
+		j.cancel()
+		answer(statusBusy, nil)
+		return
+	}
 	if h.running < h.workers {
 		h.running++
 		go h.work(j)
 		return
 	}
 	h.queue = append(h.queue, j)
-}
-
-// cancel ends the context of a call.
-func (h *handler) cancel(id jobID) {
-	h.mu.Lock()
-	defer h.mu.Unlock()
-	if j := h.jobs[id]; j != nil {
-		j.cancel()
-	}
 }
 
 // work runs a call, and those that wait after it.
@@ -170,12 +191,9 @@ func (h *handler) work(j *job) {
 }
 
 func (h *handler) next(done *job) *job {
-	h.all.end()
+	h.all.end(done)
 	h.mu.Lock()
 	defer h.mu.Unlock()
-	if h.jobs[done.id] == done {
-		delete(h.jobs, done.id)
-	}
 	if len(h.queue) == 0 {
 		h.running--
 		h.queue = nil

@@ -11,6 +11,7 @@ import (
 	"slices"
 	"strings"
 	"sync"
+	"sync/atomic"
 	"testing"
 	"time"
 
@@ -236,6 +237,9 @@ type proxy struct {
 	target string
 	addr   string
 
+	drop    atomic.Bool // what comes from now on is thrown away
+	dropped atomic.Int64
+
 	mu      sync.Mutex
 	l       net.Listener
 	conns   []net.Conn
@@ -288,6 +292,10 @@ func (p *proxy) carry(to, from net.Conn) {
 		<-stalled
 		if err != nil {
 			return
+		}
+		if p.drop.Load() {
+			p.dropped.Add(int64(n))
+			continue
 		}
 		if _, err := to.Write(buf[:n]); err != nil {
 			return

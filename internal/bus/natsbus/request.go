@@ -170,7 +170,7 @@ func (b *Bus) Lose(node string, before time.Time, err error) {
 
 // Request calls the handler of a subject on a node, this one included, and returns its answer, which must not be
 // changed. data must not be changed until it returns. When ctx ends, the error is the context's and the handler's
-// context ends too; without a deadline it waits until Lose. Other errors: ErrNoNode at once if there is no such
+// context ends too; without a deadline it waits until Lose or End. Other errors: ErrNoNode at once if there is no such
 // node or handler, ErrBusy, ErrTooLarge, ErrClosed, or *RemoteError.
 func (b *Bus) Request(ctx context.Context, node, subject string, data []byte) ([]byte, error) {
 	return b.request(ctx, node, subject, data, b.send)
@@ -226,7 +226,7 @@ func (b *Bus) start(ctx context.Context, node, to string, c *call, it item, send
 			status, data = b.bounded(status, data)
 			b.calls.end(c.number, answer{status: status, data: data})
 		})
-		return func() { h.cancel(id) }, nil
+		return func() { b.handlers.cancel(id) }, nil
 	}
 	c.item = it.bytes()
 	// The cancellation takes the way of the request, so that it never arrives before it.
@@ -325,23 +325,31 @@ func (b *Bus) serve(m *nats.Msg) {
 	}
 	from := m.Reply[:dot+1] // the caller's reply subjects
 	b.items(m.Data, func(it item) {
-		h := b.handlers.get(it.name)
-		switch {
-		case it.kind == itemRequest:
-			b.serveCall(h, from, it)
-		case it.kind == itemCancel && h != nil:
-			h.cancel(jobID{from, it.number})
+		switch it.kind {
+		case itemRequest:
+			b.serveCall(from, it)
+		case itemCancel:
+			b.handlers.cancel(jobID{from, it.number})
 		}
 	})
 }
 
-func (b *Bus) serveCall(h *handler, from string, it item) {
+func (b *Bus) serveCall(from string, it item) {
 	reply := func(status byte, data []byte) outCall {
 		a := item{kind: itemAnswer, number: it.number, status: status, data: data}
 		return outCall{to: from + "0", item: a.bytes()}
 	}
-	// A refusal that is lost leaves its caller waiting until its deadline. Whoever is refused waits for it, so there are not many.
+	// A refusal that is lost leaves its caller waiting until it is missed. Whoever is refused waits for it, so there are not many.
 	refuse := func(status byte) { b.putLater(reply(status, nil)) }
+	if it.name == checkName {
+		data, err := b.checked(it.data)
+		if err != nil {
+			b.lines.warnf("%v", err)
+		}
+		b.putLater(reply(statusOK, data))
+		return
+	}
+	h := b.handlers.get(it.name)
 	if h == nil {
 		refuse(statusNoNode)
 		return
