@@ -20,6 +20,7 @@ import (
 	"weft/internal/stream"
 	"weft/internal/upkeep"
 	"weft/matrix/id"
+	"weft/matrix/merr"
 )
 
 // The parts of the memory budget that the caches get, in per mille, and their
@@ -34,6 +35,10 @@ const (
 // serverKeysFor is how long the keys of a server that cannot be reached are kept.
 const serverKeysFor = 365 * 24 * time.Hour
 
+// errAway is for who asked something of a process that was frozen, or cut off, before it was done.
+var errAway = merr.New(http.StatusServiceUnavailable, "M_UNKNOWN", "this process was away, and others may have taken its place; try again").
+	With("retry_after_ms", int64(1000))
+
 // openDatabase opens the database and brings the shared tables up to date.
 func (s *Server) openDatabase(ctx context.Context) error {
 	var err error
@@ -42,6 +47,12 @@ func (s *Server) openDatabase(ctx context.Context) error {
 		CacheBytes: s.cfg.share(pageCacheShare, 8*mib, 256*mib), Now: s.opts.Now,
 		Older: func(ctx context.Context, db *sqldb.DB, component string, oldest int64) error {
 			return cluster.NoneOlder(ctx, db, lookFor(&s.cfg), component, oldest)
+		},
+		Stale: func(ctx context.Context) error {
+			if s.cluster != nil && s.cluster.Stale(ctx) {
+				return errAway
+			}
+			return nil
 		},
 	})
 	if err != nil {
@@ -168,7 +179,7 @@ func (s *Server) handler(stopping <-chan struct{}) (http.Handler, error) {
 			return s.ring.VerifyRequest(r, body, id.Server(s.cfg.ServerName))
 		},
 		Limits: s.cfg.limits(), MaxRunning: int64(s.cfg.MaxRequests), Stopping: stopping,
-		TrustedProxies: proxies, Unavailable: sqldb.Unavailable, Metrics: s.reg,
+		TrustedProxies: proxies, Unavailable: sqldb.Unavailable, Begin: s.cluster.Begin, Metrics: s.reg,
 	}, s.parts.routes...), nil
 }
 

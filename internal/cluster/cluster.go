@@ -48,6 +48,7 @@ type Node struct {
 	Started    time.Time // by the node's own clock: for people, not for comparing
 	Leaving    bool      // it owns nothing any more
 	Schemas    string    // what it knows of the database's schema, as sqldb.DB.Schemas has it
+	Beat       int64     // the number of its last heartbeat that was seen
 }
 
 // Status is what this node knows of a node.
@@ -126,9 +127,13 @@ type Cluster struct {
 	looked  time.Duration // when the rows were last read
 	seen    map[string]*seen
 	others  []sighting
-	held    bool // the lease was there when it was last looked at
-	owning  bool // and the share was owned
-	failing bool // the last heartbeat failed, which was logged
+	held    bool  // the lease was there when it was last looked at
+	back    int64 // the heartbeat with which it was had again, or first
+	// absences is how often others may have counted this node out.
+	absences int64
+	settled  time.Duration
+	owning   bool // and the share was owned
+	failing  bool // the last heartbeat failed, which was logged
 }
 
 // seen is what an observer remembers of a row.
@@ -300,6 +305,46 @@ func (c *Cluster) Owns(component, key string) bool {
 	}
 	m := v.owner(component, key)
 	return m != nil && m.self
+}
+
+// Timely tells whether what another node asked of this one is to be carried out, when the other had seen a heartbeat of this
+// one, by its number. What was on its way for long is not, as when this process was frozen, or the connection stood still: the other has
+// given it up meanwhile and done it elsewhere, and something else after it. It takes no lock.
+func (c *Cluster) Timely(beat int64) bool {
+	if c.table == nil {
+		return true
+	}
+	v := c.view.Load()
+	return c.elapsed() < v.until && beat >= v.oldest
+}
+
+type presence struct{}
+
+// Begin gives a context for what somebody asks of this node, by which Stale knows it.
+func (c *Cluster) Begin(ctx context.Context) context.Context {
+	if c.table == nil {
+		return ctx
+	}
+	v := c.view.Load()
+	now := v.absences
+	if c.elapsed() < v.settled {
+		now--
+	}
+	return context.WithValue(ctx, presence{}, now)
+}
+
+// Stale tells of what has a context from Begin whether this node was away since, or is, so that others may have counted it out: who
+// asked for it may have asked another one, and for something else after it. It is false of what nobody asked for. It takes no lock.
+func (c *Cluster) Stale(ctx context.Context) bool {
+	if c.table == nil {
+		return false
+	}
+	then, ok := ctx.Value(presence{}).(int64)
+	if !ok {
+		return false
+	}
+	v := c.view.Load()
+	return then != v.absences || v.counted != 0 && c.elapsed() >= v.counted
 }
 
 // Changed gives a channel that is closed when there is news: a node came or went, began to leave or has

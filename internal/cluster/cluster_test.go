@@ -200,6 +200,92 @@ func TestFrozen(t *testing.T) {
 	}
 }
 
+// What others asked of a node is too late when it was frozen since, or when it was on its way for some heartbeats.
+func TestTimely(t *testing.T) {
+	onTables(t, func(t *testing.T, w *world) {
+		a, b := w.join("rooms"), w.join("rooms")
+		w.pass(3, a, b)
+		seen := func() int64 {
+			n, ok := Node{}, false
+			for _, s := range a.All() {
+				if s.ID == b.Self().ID {
+					n, ok = s.Node, true
+				}
+			}
+			if !ok {
+				t.Fatal("a does not know b")
+			}
+			return n.Beat
+		}
+		before := seen()
+		if !b.Timely(before) {
+			t.Error("what a asks now is refused")
+		}
+		w.pass(3, a, b) // and a reads the table before b writes its row
+		if !b.Timely(before) {
+			t.Error("what a asked three seconds ago is refused")
+		}
+		w.pass(1, a, b)
+		if b.Timely(before) {
+			t.Error("what a asked four seconds ago is taken")
+		}
+		before = seen()
+		w.pass(6, a)
+		if b.Timely(before) || b.Timely(before+100) {
+			t.Error("who wakes up takes what was asked before")
+		}
+		w.beats(b)
+		if b.Timely(before) {
+			t.Error("who is back takes what was asked before")
+		}
+		if w.beats(a); !b.Timely(seen()) {
+			t.Error("what a asks, now that it has seen b again, is refused")
+		}
+	})
+	if !Single([]string{"rooms"}).Timely(0) {
+		t.Error("a process that is alone refuses something")
+	}
+}
+
+// What somebody asked of a node is stale when the node was away since for so long that others may have counted it out.
+func TestStale(t *testing.T) {
+	onTables(t, func(t *testing.T, w *world) {
+		a, b := w.join("rooms"), w.join("rooms")
+		w.pass(3, a, b)
+		asked := b.Begin(t.Context())
+		check := func(what string, ctx context.Context, want bool) {
+			t.Helper()
+			if got := b.Stale(ctx); got != want {
+				t.Errorf("%s: stale is %v", what, got)
+			}
+		}
+		check("at once", asked, false)
+		w.pass(3, a)
+		check("after three seconds without a heartbeat", asked, false)
+		w.pass(2, a)
+		check("after five", asked, true)
+		check("what nobody asked for", t.Context(), false)
+		woken := b.Begin(t.Context())
+		w.beats(b)
+		check("back again", asked, true)
+		check("what was asked while it was away", woken, true)
+		check("what may have waited for it", b.Begin(t.Context()), true)
+		w.now += settleTime
+		check("what is asked now", b.Begin(t.Context()), false)
+	})
+	onTables(t, func(t *testing.T, w *world) {
+		a := w.join("rooms")
+		asked := a.Begin(t.Context())
+		w.pass(60)
+		if a.Stale(asked) {
+			t.Error("a node was away that is alone")
+		}
+		if w.beats(a); a.Stale(asked) {
+			t.Error("a node was away that was alone")
+		}
+	})
+}
+
 // A clock that jumps on one node costs that node a beat, and the others nothing.
 func TestClockJumps(t *testing.T) {
 	onTables(t, func(t *testing.T, w *world) {

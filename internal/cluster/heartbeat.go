@@ -55,6 +55,13 @@ func (c *Cluster) heartbeat(ctx context.Context) error {
 	return nil
 }
 
+// lateBeats is of how many heartbeats a node need not know that asks this one for something. It reads the table at each of
+// its own, and gives up after some four seconds whom it cannot reach.
+const lateBeats = 4
+
+// settleTime is for how long a node that was away takes what it reads for what waited in its connections meanwhile.
+const settleTime = 500 * time.Millisecond
+
 func (c *Cluster) noticeLoss(now time.Duration) {
 	v := c.view.Load()
 	if !c.held || now < v.until {
@@ -86,11 +93,19 @@ func (c *Cluster) accept(start, end time.Duration, rows []row) error {
 	}
 	c.noticeLoss(end)
 	from := c.view.Load().from
+	alone := c.alone()
 	if c.fresh || end-c.renewed > c.cfg.DeadAfter { // others may have counted this node out, and own its share
 		from = end + c.cfg.LeaseTime
+		if !alone {
+			c.absences++
+			c.settled = end + settleTime
+		}
 	}
-	if c.alone() {
+	if alone {
 		from = min(from, end)
+	}
+	if !c.held {
+		c.back = c.beatNo
 	}
 	c.fresh, c.renewed, c.held = false, start, true
 	c.publish(from, start+c.cfg.LeaseTime)
@@ -123,7 +138,9 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) {
 			s = &seen{beat: r.beat, at: end}
 		}
 		c.seen[r.ID] = s
-		c.others = append(c.others, sighting{Node: r.Node, at: s.at, live: start-s.at <= c.cfg.DeadAfter})
+		o := sighting{Node: r.Node, at: s.at, live: start-s.at <= c.cfg.DeadAfter}
+		o.Beat = r.beat
+		c.others = append(c.others, o)
 	}
 }
 
@@ -131,6 +148,10 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) {
 func (c *Cluster) publish(from, until time.Duration) {
 	now, old := c.elapsed(), c.view.Load()
 	v := newView(sighting{Node: c.self, at: c.renewed, live: true}, c.others, from, until)
+	v.oldest, v.absences, v.settled = max(c.back, c.beatNo-lateBeats), c.absences, c.settled
+	if !c.alone() {
+		v.counted = c.renewed + c.cfg.DeadAfter
+	}
 	owning := !c.self.Leaving && from <= now && now < until
 	changed := owning != c.owning || !sameNodes(old, v)
 	c.owning = owning

@@ -45,8 +45,10 @@ type Config struct {
 	// Unavailable tells of an error that what this server needs (its database) cannot do its work just now: the answer is 503
 	// instead of 500, and says when to ask again. Nil: of none.
 	Unavailable func(err error) bool
-	Metrics     prometheus.Registerer // may be nil
-	Now         func() time.Time      // nil: time.Now
+	// Begin gives the context of a request that begins, made from the one that it came with. Nil: that one.
+	Begin   func(ctx context.Context) context.Context
+	Metrics prometheus.Registerer // may be nil
+	Now     func() time.Time      // nil: time.Now
 }
 
 type handler struct {
@@ -128,6 +130,9 @@ func (h *handler) ServeHTTP(w http.ResponseWriter, r *http.Request) {
 	start := h.cfg.Now()
 	reqID := h.idPrefix + strconv.FormatUint(h.lastID.Add(1), 36)
 	ctx := context.WithValue(r.Context(), requestIDKey{}, reqID)
+	if h.cfg.Begin != nil {
+		ctx = h.cfg.Begin(ctx)
+	}
 	req := &Request{HTTP: r.WithContext(ctx), Vars: vars, ID: reqID, Stopping: h.cfg.Stopping}
 	status, err := h.run(ctx, w, e, req)
 	h.finish(e, req, status, err, h.cfg.Now().Sub(start))

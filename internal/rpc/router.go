@@ -56,6 +56,10 @@ type Nodes interface {
 	Ranked(component, key string) []cluster.Node
 	Owner(component, key string) (cluster.Node, bool)
 	Changed() <-chan struct{}
+	// Timely tells whether a call to this process is to be carried out whose caller had seen a heartbeat of it, and Begin gives the
+	// context in which it is.
+	Timely(beat int64) bool
+	Begin(ctx context.Context) context.Context
 }
 
 // Router carries calls out. All methods may be called by many goroutines at once, but services are added before the bus
@@ -114,6 +118,11 @@ func (r *Router) getBus() Bus {
 func subject(service, method string) string { return "rpc." + service + "." + method }
 
 func (r *Router) answer(ctx context.Context, m method, msg []byte, limit int) ([]byte, error) {
+	if !r.nodes.Timely(beatOf(msg)) {
+		r.log.Info("a call that was on its way for too long is not carried out")
+		return nil, errLate
+	}
+	ctx = r.nodes.Begin(ctx)
 	data, err := r.spill.unpack(ctx, msg)
 	if err != nil {
 		return nil, err
@@ -169,6 +178,9 @@ var (
 	errNobody = errors.New("rpc: no process carried the call out")
 	// errGone says that a process died while it had the call.
 	errGone = errors.New("rpc: the process is gone")
+	// errLate says that a process did not carry a call out, because it was on its way for too long: its caller may have
+	// given it up, done it elsewhere, and something else after it.
+	errLate = errors.New("rpc: the call came too late")
 	// errLost says that a process lives and does not have the call.
 	errLost = errors.New("rpc: the call or its answer is lost")
 )
@@ -208,18 +220,18 @@ func (r *Router) far(ctx context.Context, c Call, component string, here bool, m
 }
 
 // others gives the processes that run a component in the order in which to ask them.
-func (r *Router) others(component, key string) iter.Seq[string] {
+func (r *Router) others(component, key string) iter.Seq[cluster.Node] {
 	self := r.nodes.Self().ID
 	if key == "" {
 		key = self // so that calls without a key spread over those who can answer
 	}
-	return func(yield func(string) bool) {
+	return func(yield func(cluster.Node) bool) {
 		owner, ok := r.nodes.Owner(component, key) // nearly always it is enough
-		if !ok || r.canAsk(owner.ID) && !yield(owner.ID) {
+		if !ok || r.canAsk(owner.ID) && !yield(owner) {
 			return
 		}
 		for _, n := range r.nodes.Ranked(component, key) {
-			if n.ID != owner.ID && r.canAsk(n.ID) && !yield(n.ID) {
+			if n.ID != owner.ID && r.canAsk(n.ID) && !yield(n) {
 				return
 			}
 		}
@@ -233,7 +245,9 @@ func (r *Router) canAsk(node string) bool {
 }
 
 // ask has one process carry a call out. The error is errNobody where it did not, or where that does not matter.
-func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, msg []byte) ([]byte, error) {
+func (r *Router) ask(ctx context.Context, bus Bus, to cluster.Node, c Call, msg []byte) ([]byte, error) {
+	node := to.ID
+	setBeat(msg, to.Beat)
 	msg, err := r.spill.pack(ctx, msg, bus.MaxData())
 	if err != nil {
 		return nil, err
@@ -255,6 +269,10 @@ func (r *Router) ask(ctx context.Context, bus Bus, node string, c Call, msg []by
 		return r.spill.unpack(ctx, answer)
 	case errors.As(err, &remote):
 		err := decodeError(remote.Data)
+		if errors.Is(err, errLate) {
+			r.metrics.done(c, "elsewhere")
+			return nil, errNobody
+		}
 		if merr.From(err).Status >= 500 {
 			r.metrics.done(c, "failed")
 		} else {

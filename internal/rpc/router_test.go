@@ -100,11 +100,12 @@ func (p *part) Wait(ctx context.Context) error {
 
 // world is some processes, the messages between them, and who owns all keys: the first of them.
 type world struct {
-	mu      sync.Mutex
-	nodes   []string
-	changed chan struct{}
-	buses   map[string]*memBus
-	last    uint64 // number of a call
+	beats, needs map[string]int64 // what is seen of each process, and what it wants to be seen
+	mu           sync.Mutex
+	nodes        []string
+	changed      chan struct{}
+	buses        map[string]*memBus
+	last         uint64 // number of a call
 }
 
 type memBus struct {
@@ -267,7 +268,7 @@ func (m member) Nodes() (list []cluster.Node) {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
 	for _, n := range m.w.nodes {
-		list = append(list, cluster.Node{ID: n})
+		list = append(list, cluster.Node{ID: n, Beat: m.w.beats[n]})
 	}
 	return list
 }
@@ -287,6 +288,15 @@ func (m member) Owner(component, key string) (cluster.Node, bool) {
 	return list[0], true
 }
 
+// Timely is false of a process that was away, for those who have not seen that it is back.
+func (m member) Timely(beat int64) bool {
+	m.w.mu.Lock()
+	defer m.w.mu.Unlock()
+	return beat >= m.w.needs[m.self]
+}
+
+func (m member) Begin(ctx context.Context) context.Context { return ctx }
+
 func (m member) Changed() <-chan struct{} {
 	m.w.mu.Lock()
 	defer m.w.mu.Unlock()
@@ -303,7 +313,7 @@ func inBubble(t *testing.T, fn func(t *testing.T)) {
 }
 
 func newWorld() *world {
-	return &world{changed: make(chan struct{}), buses: make(map[string]*memBus)}
+	return &world{changed: make(chan struct{}), buses: make(map[string]*memBus), beats: make(map[string]int64), needs: make(map[string]int64)}
 }
 
 // add starts a process.
@@ -374,6 +384,25 @@ func TestWhoIsAsked(t *testing.T) {
 		w.buses["a"].busy, w.buses["a"].gone = false, true
 		if got := where(t, remote{caller: front, key: "k"}); got != "b" {
 			t.Errorf("with a gone: %s", got)
+		}
+	})
+}
+
+// A call of somebody who knows less of the process than that it was away is not carried out there, but elsewhere.
+func TestACallComesTooLate(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
+		w := newWorld()
+		for _, n := range []string{"a", "b"} {
+			w.add(n, nil)
+		}
+		front, _ := w.add("front", nil)
+		w.change(func() { w.beats["a"], w.needs["a"] = 1<<40, 1<<40+1 })
+		if got := where(t, remote{caller: front, key: "k"}); got != "b" {
+			t.Errorf("%s carried out what was too late for the owner", got)
+		}
+		w.change(func() { w.beats["a"]++ })
+		if got := where(t, remote{caller: front, key: "k"}); got != "a" {
+			t.Errorf("%s answered once the owner was seen to be back", got)
 		}
 	})
 }

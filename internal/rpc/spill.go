@@ -105,21 +105,23 @@ func (s *Spill) pack(ctx context.Context, msg []byte, limit int) ([]byte, error)
 	if len(msg) <= limit {
 		return msg, nil
 	}
-	data := msg[1:]
+	data := msg[headBytes:]
 	if len(data) > MaxBytes {
 		return nil, fmt.Errorf("rpc: %d bytes between processes, at most %d are allowed", len(data), MaxBytes)
 	}
 	name, err := s.put(ctx, data)
-	return append([]byte{formSpilled}, name...), err
+	packed := append(append(make([]byte, 0, headBytes+len(name)), msg[:headBytes]...), name...)
+	packed[0] = formSpilled
+	return packed, err
 }
 
 // unpack reads a message.
 func (s *Spill) unpack(ctx context.Context, msg []byte) ([]byte, error) {
 	switch {
-	case len(msg) > 0 && msg[0] == formHere:
-		return msg[1:], nil
-	case len(msg) > 0 && msg[0] == formSpilled:
-		return s.take(ctx, string(msg[1:]))
+	case len(msg) >= headBytes && msg[0] == formHere:
+		return msg[headBytes:], nil
+	case len(msg) >= headBytes && msg[0] == formSpilled:
+		return s.take(ctx, string(msg[headBytes:]))
 	}
 	return nil, errors.New("rpc: a message of an unknown form")
 }

@@ -3,6 +3,7 @@ package rpc
 import (
 	"bytes"
 	"context"
+	"encoding/binary"
 	"encoding/json"
 	"errors"
 	"fmt"
@@ -34,10 +35,24 @@ func Marshal(values []any) ([]byte, error) {
 	if err != nil {
 		return nil, err
 	}
-	return msg[1:], nil
+	return msg[headBytes:], nil
 }
 
-// message is Marshal with a byte before the array, which says that it follows.
+// headBytes is what a message has before its array: how it stands in it, and of a call the heartbeat that its caller has seen of the
+// process that is called.
+const headBytes = 1 + 8
+
+// setBeat says in a call of which heartbeat its caller knows, beatOf reads it.
+func setBeat(msg []byte, beat int64) { binary.BigEndian.PutUint64(msg[1:headBytes], uint64(beat)) }
+
+func beatOf(msg []byte) int64 {
+	if len(msg) < headBytes {
+		return 0
+	}
+	return int64(binary.BigEndian.Uint64(msg[1:headBytes]))
+}
+
+// message is Marshal with a head before the array.
 func message(values []any) ([]byte, error) {
 	if values == nil {
 		values = []any{}
@@ -49,7 +64,7 @@ func message(values []any) ([]byte, error) {
 		}
 	}()
 	buf.Reset()
-	buf.WriteByte(formHere)
+	buf.Write(make([]byte, headBytes)) // formHere
 	if err := encMode.MarshalToBuffer(values, buf); err != nil {
 		return nil, fmt.Errorf("rpc: encode: %w", err)
 	}
@@ -106,6 +121,7 @@ const (
 	matrixError   = 1 // an *merr.Error
 	deadlineError = 2 // context.DeadlineExceeded: the component's own deadline
 	awayError     = 3 // the database cannot do its work just now
+	lateError     = 4 // errLate
 )
 
 // sentError is an error as it travels.
@@ -137,6 +153,8 @@ func encodeError(err error) []byte {
 		s.Kind = deadlineError
 	case sqldb.Unavailable(err):
 		s.Kind = awayError
+	case errors.Is(err, errLate):
+		s.Kind = lateError
 	}
 	data, cErr := encMode.Marshal(s)
 	if cErr != nil { // of a struct of texts and numbers: it does not happen
@@ -159,6 +177,8 @@ func decodeError(data []byte) error {
 		return &remoteError{s.Text, m}
 	case deadlineError:
 		return &remoteError{s.Text, context.DeadlineExceeded}
+	case lateError:
+		return errLate
 	case awayError:
 		return &remoteError{s.Text, unavailable("the server cannot reach its data just now; try again")}
 	}

@@ -38,6 +38,9 @@ type Options struct {
 	// Older fails where processes work with the database that know less of a component's schema than up to a version. It is asked before a
 	// migration that they could not go on with. Nil: there are no others.
 	Older func(ctx context.Context, db *DB, component string, oldest int64) error
+	// Stale fails where what a write is for was asked too long ago to be done now. It is asked with the context of the write before
+	// each commit, with all its locks held: what others did meanwhile is committed, or waits for this one. Nil: nothing is.
+	Stale func(ctx context.Context) error
 }
 
 const (
@@ -267,6 +270,14 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 		return ErrClosed
 	}
 	return db.updateAlone(ctx, fn)
+}
+
+// stale is Options.Stale.
+func (db *DB) stale(ctx context.Context) error {
+	if db.opts.Stale == nil {
+		return nil
+	}
+	return db.opts.Stale(ctx)
 }
 
 // Group returns the group of that name; always the same one.

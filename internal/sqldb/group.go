@@ -251,6 +251,11 @@ func (b *batch) try(grow bool) error {
 	if err := b.s.check(b.g.db); err != nil {
 		return err
 	}
+	for _, j := range b.ended { // a stale one fails when each has a transaction of its own
+		if err := b.g.db.stale(j.ctx); err != nil {
+			return err
+		}
+	}
 	if err := b.s.commit(); err != nil {
 		return commitError(b.g.db.dialect, err)
 	}

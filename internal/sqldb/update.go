@@ -48,6 +48,9 @@ func (db *DB) tryAlone(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.check(db); err != nil {
 		return err
 	}
+	if err := db.stale(ctx); err != nil {
+		return err
+	}
 	if err := s.commit(); err != nil {
 		return commitError(db.dialect, err)
 	}
