@@ -152,7 +152,7 @@ func newSceneOn(t *testing.T, w *world, version event.RoomVersion) *scene {
 }
 
 // waitFor polls for something that another goroutine does.
-func waitFor(t *testing.T, done func() bool) {
+func waitFor(t testing.TB, done func() bool) {
 	t.Helper()
 	deadline := time.After(30 * time.Second)
 	tick := time.NewTicker(5 * time.Millisecond)

@@ -58,7 +58,7 @@ func (p *plan) fetchAuth(ctx context.Context, ev *event.Event) error {
 	case err != nil:
 		p.s.log.WithError(err).WithField("event", ev.ID).Info("the auth chain was not given")
 	default:
-		if err := p.s.storeOutliers(ctx, p.room, sp); err != nil {
+		if err := p.storeOutliers(ctx, sp); err != nil {
 			return err
 		}
 	}
@@ -94,7 +94,7 @@ func (p *plan) fetchOutliers(ctx context.Context, wanted []id.Event, budget int)
 	if err := p.fetchInto(ctx, sp, wanted, budget); err != nil {
 		return err
 	}
-	return p.s.storeOutliers(ctx, p.room, sp)
+	return p.storeOutliers(ctx, sp)
 }
 
 // fetchInto fetches events into a spool, round by round along their auth events.
@@ -196,7 +196,7 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 	if err := p.fetchInto(ctx, sp, unknown, p.s.limits.FetchEvents); err != nil {
 		return g, err
 	}
-	if err := p.s.storeOutliers(ctx, p.room, sp); err != nil {
+	if err := p.storeOutliers(ctx, sp); err != nil {
 		return g, err
 	}
 	g.entries, err = p.s.stateEntries(ctx, p.room, ids.State, missing)
@@ -248,6 +248,15 @@ func (s *Server) stateEntries(ctx context.Context, room *eventstore.Room, ids []
 		return nil, merr.Forbidden("the state after %s has no create event", then)
 	}
 	return out, nil
+}
+
+// storeOutliers stores the events of a spool. That some could not be verified for now is noted.
+func (p *plan) storeOutliers(ctx context.Context, sp *spool) error {
+	o, err := p.s.storeSpool(ctx, p.room, sp)
+	if err == nil {
+		p.asked(o.later)
+	}
+	return err
 }
 
 func (s *Server) closeSpool(sp *spool) {

@@ -39,9 +39,10 @@ type outliers struct {
 	auth  *eventauth.Checker
 	done  []spoolStatus // by the spool's index
 	cache map[int32]*event.Event
+	later error // why one was left out that may be good
 }
 
-// storeOutliers verifies the events of a spool, signatures and auth rules by their
+// storeSpool verifies the events of a spool, signatures and auth rules by their
 // auth events, and stores them as outliers: events without a place in the timeline.
 // Those that break a rule are stored as rejected, so that what names them among
 // its auth events is rejected too. Those that are not signed, or lack auth events,
@@ -51,11 +52,6 @@ type outliers struct {
 // them, without the fence, and memory stays bounded however many there are.
 //
 // spec: server-server §5.1.1 (checks 2 and 4)
-func (s *Server) storeOutliers(ctx context.Context, room *eventstore.Room, sp *spool) error {
-	_, err := s.storeSpool(ctx, room, sp)
-	return err
-}
-
 func (s *Server) storeSpool(ctx context.Context, room *eventstore.Room, sp *spool) (*outliers, error) {
 	o := &outliers{s: s, room: room, sp: sp, auth: eventauth.NewChecker(), cache: make(map[int32]*event.Event)}
 	if room.Rules.RoomIDIsCreateHash {
@@ -136,6 +132,11 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 		index, events = append(index, i), append(events, ev)
 	}
 	signed := o.s.checkSignatures(ctx, events)
+	for _, err := range signed {
+		if isLater(err) {
+			o.later = err
+		}
+	}
 	return o.s.attempt(ctx, func() error {
 		err := o.tryBatch(ctx, index, events, signed)
 		if sqldb.IsUniqueViolation(err) {

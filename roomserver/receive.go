@@ -34,7 +34,7 @@ const (
 var errMissingPrev = merr.Forbidden("the previous events of the event are not known and could not be fetched")
 
 // laterError refuses an event for now: a server that had to be asked could not be
-// reached. The event may be tried again.
+// reached, or we were not able to ask. The event may be tried again.
 type laterError struct{ err error }
 
 func (e *laterError) Error() string { return e.err.Error() + " (to be tried again)" }
@@ -45,14 +45,19 @@ func isLater(err error) bool {
 	return errors.As(err, &e)
 }
 
-// unreached tells that a server gave no answer, or none of worth, which may change.
+// unreached tells that a server gave no answer, or none of worth, which may change. One of several is enough.
 func unreached(err error) bool {
-	var conn *fedclient.ConnError
-	if errors.As(err, &conn) {
+	switch e := err.(type) {
+	case *fedclient.ConnError:
 		return true
+	case *fedclient.RemoteError:
+		return e.Status >= 500 || e.Status == 429
+	case interface{ Unwrap() error }:
+		return unreached(e.Unwrap())
+	case interface{ Unwrap() []error }:
+		return slices.ContainsFunc(e.Unwrap(), unreached)
 	}
-	remote, ok := fedclient.AsRemote(err)
-	return ok && (remote.Status >= 500 || remote.Status == 429)
+	return false
 }
 
 // errRejected is what the sender of an event hears that had been rejected before.
@@ -159,9 +164,9 @@ type plan struct {
 	unreached atomic.Bool
 }
 
-// asked notes how a request to another server ended.
+// asked notes how a request to another server ended, or what became of what it gave.
 func (p *plan) asked(err error) {
-	if err != nil && unreached(err) {
+	if err != nil && (unreached(err) || isLater(err)) {
 		p.unreached.Store(true)
 	}
 }
@@ -350,6 +355,7 @@ func (p *plan) fresh(ctx context.Context, raws []json.RawMessage, got map[id.Eve
 	var good []*event.Event
 	for i, err := range p.s.checkSignatures(ctx, events) {
 		if err != nil {
+			p.asked(err)
 			p.s.log.WithError(err).WithField("event", events[i].ID).Info("a fetched event is not signed as it must be")
 			continue
 		}

@@ -46,7 +46,7 @@ func TestSweepAndJoins(t *testing.T) {
 			}
 			row, err := b.ensureRoom(context.Background(), sp.rules, room)
 			if err == nil {
-				err = b.storeOutliers(context.Background(), row, sp)
+				_, err = b.storeSpool(context.Background(), row, sp)
 			}
 			if err != nil {
 				t.Fatal(err)

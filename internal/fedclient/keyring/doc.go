@@ -23,6 +23,8 @@
 //
 // Anybody can name a server and a key in a request, and every fetch is a
 // request to somebody. So a server is asked at most once in a short while
-// whether the answer helped or not, after failures with growing pauses, once
-// at a time for all who wait, and everything is kept in bounded tables.
+// whether the answer helped or not, after failures with growing pauses (once a
+// minute for requests that bear its name, so that one that is back is not refused
+// for an hour), once at a time for all who wait, and everything is kept in bounded
+// tables. Who comes during a pause is told how the last question ended.
 package keyring

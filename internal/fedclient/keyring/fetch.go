@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"time"
 
 	"github.com/tidwall/gjson"
 	"golang.org/x/sync/errgroup"
@@ -29,10 +30,20 @@ var errPaused = errors.New("it was asked a moment ago")
 
 // fetchDirect asks a server for its keys, unless that was done a moment ago,
 // and returns what is known afterwards.
-func (k *Keyring) fetchDirect(ctx context.Context, server id.Server, st *serverState) (*ServerKeys, error) {
+func (k *Keyring) fetchDirect(ctx context.Context, server id.Server, st *serverState, longest time.Duration) (*ServerKeys, error) {
+	begin := func() error {
+		if err := st.begin(&st.direct, k.cfg.Now(), longest); err != nil {
+			return fmt.Errorf("not asking %s for its keys: %w", server, err)
+		}
+		return nil
+	}
+	// Who may not ask takes no part in a flight: it would end it for those who may.
+	if err := begin(); err != nil {
+		return st.get(), err
+	}
 	err := k.share(ctx, "direct "+string(server), func(ctx context.Context) error {
-		if !st.begin(&st.direct, k.cfg.Now()) {
-			return fmt.Errorf("not asking %s for its keys: %w", server, errPaused)
+		if err := begin(); err != nil { // another flight has just ended
+			return err
 		}
 		err := k.askServer(ctx, server, st)
 		st.done(&st.direct, k.cfg.Now(), err)
@@ -74,7 +85,8 @@ func (k *Keyring) fetchNotaries(ctx context.Context, missing map[id.Server][]nee
 		if err != nil {
 			return err
 		}
-		if !st.begin(&st.notary, k.cfg.Now()) {
+		if err := st.begin(&st.notary, k.cfg.Now(), maxPause); err != nil {
+			errs = append(errs, fmt.Errorf("not asking the notaries for the keys of %s: %w", server, err))
 			continue
 		}
 		batch[server] = needs
@@ -201,7 +213,7 @@ func (k *Keyring) notaryKey(ctx context.Context, n Notary, kid id.KeyID) (ed2551
 	needs := []need{{kid, k.cfg.Now().UnixMilli()}}
 	known := st.get()
 	if !k.met(known, needs) {
-		if known, err = k.fetchDirect(ctx, n.Server, st); !k.met(known, needs) {
+		if known, err = k.fetchDirect(ctx, n.Server, st, maxPause); !k.met(known, needs) {
 			return nil, fmt.Errorf("the key %s is not known: %w", kid, err)
 		}
 	}
@@ -266,7 +278,7 @@ func (k *Keyring) fetchManyDirect(ctx context.Context, missing map[id.Server][]n
 		g.Go(func() error {
 			st, err := k.state(ctx, server)
 			if err == nil {
-				_, err = k.fetchDirect(ctx, server, st)
+				_, err = k.fetchDirect(ctx, server, st, maxPause)
 			}
 			errs <- err
 			return nil

@@ -22,6 +22,9 @@ const (
 	// after many failures.
 	minPause = 10 * time.Second
 	maxPause = time.Hour
+	// requestPause is the most for a server whose name is on a request to us: it is back,
+	// most likely, and without its keys it would be refused.
+	requestPause = time.Minute
 
 	// fetchTimeout bounds one fetch, direct or by all notaries.
 	fetchTimeout = 30 * time.Second
@@ -29,8 +32,8 @@ const (
 	defaultCacheEntries = 8192
 )
 
-// errStore marks failures of the store: they are ours, not the other server's.
-var errStore = errors.New("the key store failed")
+// ErrStore marks failures of the store: they are ours, not the other server's.
+var ErrStore = errors.New("the key store failed")
 
 // Want says which keys of which servers are wanted, and until when (in
 // milliseconds) each should be valid. An empty inner map means all keys.
@@ -99,8 +102,10 @@ type serverState struct {
 }
 
 type pause struct {
-	until    time.Time
-	failures int
+	begun, until time.Time
+	failures     int
+	// err is how the last question ended: what is told to those who may not ask now.
+	err error
 }
 
 // New makes a Keyring.
@@ -132,7 +137,11 @@ type need struct {
 // Key returns a server's key that is valid at a time in milliseconds (0: any
 // time), fetching it if need be.
 func (k *Keyring) Key(ctx context.Context, server id.Server, key id.KeyID, ts int64) (ed25519.PublicKey, error) {
-	found, err := k.obtain(ctx, server, []need{{key, ts}})
+	return k.key(ctx, server, key, ts, maxPause)
+}
+
+func (k *Keyring) key(ctx context.Context, server id.Server, key id.KeyID, ts int64, longest time.Duration) (ed25519.PublicKey, error) {
+	found, err := k.obtain(ctx, server, []need{{key, ts}}, longest)
 	if found != nil {
 		if e, ok := found.Keys[key]; ok && k.valid(server, e, ts) {
 			return e.Public, nil
@@ -163,7 +172,7 @@ func (k *Keyring) ServerKeys(ctx context.Context, server id.Server, minValidUnti
 	}
 	known := st.get()
 	if known == nil || known.ValidUntilTS < minValidUntil || !known.has(keys) {
-		known, err = k.fetchDirect(ctx, server, st)
+		known, err = k.fetchDirect(ctx, server, st, maxPause)
 	}
 	if known == nil {
 		return nil, err
@@ -194,8 +203,8 @@ func (k *Keyring) own() *ServerKeys {
 }
 
 // obtain returns what is known of a server after trying to meet the needs.
-// With an error there may be keys all the same.
-func (k *Keyring) obtain(ctx context.Context, server id.Server, needs []need) (*ServerKeys, error) {
+// With an error there may be keys all the same. longest is the longest pause that the server gets.
+func (k *Keyring) obtain(ctx context.Context, server id.Server, needs []need, longest time.Duration) (*ServerKeys, error) {
 	if server == k.cfg.ServerName {
 		return k.own(), nil
 	}
@@ -207,7 +216,7 @@ func (k *Keyring) obtain(ctx context.Context, server id.Server, needs []need) (*
 	if k.met(known, needs) {
 		return known, nil
 	}
-	known, err = k.fetchDirect(ctx, server, st)
+	known, err = k.fetchDirect(ctx, server, st, longest)
 	if k.met(known, needs) || len(k.cfg.Notaries) == 0 {
 		return known, err
 	}
@@ -241,7 +250,7 @@ func (k *Keyring) state(ctx context.Context, server id.Server) (*serverState, er
 	err := k.share(ctx, "load "+string(server), func(ctx context.Context) error {
 		keys, err := k.cfg.Store.Load(ctx, server)
 		if err != nil {
-			return fmt.Errorf("%w: loading the keys of %s: %w", errStore, server, err)
+			return fmt.Errorf("%w: loading the keys of %s: %w", ErrStore, server, err)
 		}
 		st.mu.Lock()
 		defer st.mu.Unlock()
@@ -260,11 +269,18 @@ func (st *serverState) get() *ServerKeys {
 	return st.keys
 }
 
-// begin says whether a question may be asked now.
-func (st *serverState) begin(p *pause, now time.Time) bool {
+// begin says whether a question may be asked now. The error is errPaused, with that of the last
+// question: whoever comes during the pause knows no more than whoever asked, and no less.
+func (st *serverState) begin(p *pause, now time.Time, longest time.Duration) error {
 	st.mu.Lock()
 	defer st.mu.Unlock()
-	return !now.Before(p.until)
+	switch {
+	case !now.Before(p.until) || !now.Before(p.begun.Add(longest)):
+		return nil
+	case p.err != nil:
+		return fmt.Errorf("%w: %w", errPaused, p.err)
+	}
+	return errPaused
 }
 
 // done records the outcome of a question.
@@ -272,7 +288,7 @@ func (st *serverState) done(p *pause, now time.Time, err error) {
 	st.mu.Lock()
 	defer st.mu.Unlock()
 	if err == nil {
-		*p = pause{until: now.Add(minPause)}
+		*p = pause{begun: now, until: now.Add(minPause)}
 		return
 	}
 	d := minPause
@@ -280,7 +296,7 @@ func (st *serverState) done(p *pause, now time.Time, err error) {
 		d *= 2
 	}
 	p.failures++
-	p.until = now.Add(min(d, maxPause))
+	p.begun, p.until, p.err = now, now.Add(min(d, maxPause)), err
 }
 
 // learn merges and stores a checked response.
@@ -294,7 +310,7 @@ func (k *Keyring) learn(ctx context.Context, st *serverState, fresh *ServerKeys,
 		return nil
 	}
 	if err := k.cfg.Store.Save(ctx, keys); err != nil {
-		return fmt.Errorf("%w: storing the keys of %s: %w", errStore, fresh.Server, err)
+		return fmt.Errorf("%w: storing the keys of %s: %w", ErrStore, fresh.Server, err)
 	}
 	return nil
 }

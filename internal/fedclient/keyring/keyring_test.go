@@ -15,6 +15,7 @@ import (
 	"time"
 
 	"weft/matrix/canonical"
+	"weft/matrix/event"
 	"weft/matrix/id"
 )
 
@@ -77,6 +78,8 @@ func (r *remote) sign(v any) []byte {
 	}
 	return out
 }
+
+var errDown = errors.New("it is down")
 
 // network is a Fetcher over remotes, and a clock.
 type network struct {
@@ -143,7 +146,7 @@ func (n *network) ServerKeys(ctx context.Context, s id.Server) ([]byte, error) {
 	}
 	switch {
 	case down || r == nil && body == nil:
-		return nil, fmt.Errorf("%s is down", s)
+		return nil, fmt.Errorf("%s: %w", s, errDown)
 	case body != nil:
 		return body, nil
 	}
@@ -159,7 +162,7 @@ func (n *network) NotaryKeys(_ context.Context, notary id.Server, want Want) ([]
 	}
 	n.queries = append(n.queries, copied)
 	if n.down[notary] {
-		return nil, fmt.Errorf("%s is down", notary)
+		return nil, fmt.Errorf("%s: %w", notary, errDown)
 	}
 	var out []json.RawMessage
 	for s := range want {
@@ -339,6 +342,29 @@ func TestPauses(t *testing.T) {
 	_, err := k.Key(context.Background(), "a.example", "ed25519:nosuch", now())
 	if !errors.Is(err, errPaused) {
 		t.Fatalf("the error does not tell why: %v", err)
+	}
+}
+
+// Who comes during a pause is told how the last question ended: that a server is down is no verdict on what it signed.
+func TestAPauseTellsHowTheLastQuestionEnded(t *testing.T) {
+	for _, notary := range []bool{false, true} {
+		n := newNetwork(t, "a.example", "notary.example")
+		a := n.servers["a.example"]
+		n.down["a.example"], n.down["notary.example"] = !notary, true
+		k := n.ring(func(c *Config) {
+			if notary {
+				c.Notaries = []Notary{{Server: "notary.example"}}
+			}
+		})
+		ev := message(t, a, "10", n.clock())
+		if notary {
+			a.next() // the server does not know the key any more, the notary might
+		}
+		for i := range 3 {
+			if _, err := k.FetchFor(context.Background(), []*event.Event{ev}); !errors.Is(err, errDown) || (i > 0) != errors.Is(err, errPaused) {
+				t.Errorf("notary %v, the %d. time: %v", notary, i, err)
+			}
+		}
 	}
 }
 

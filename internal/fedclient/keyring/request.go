@@ -102,7 +102,7 @@ func (k *Keyring) verifyHeader(r *http.Request, h xmatrix.Header, msg []byte, no
 		return merr.Unauthorized("the key %s is not an ed25519 key", h.Key)
 	}
 	pub, err := k.requestKey(r, h, now)
-	if errors.Is(err, errStore) {
+	if errors.Is(err, ErrStore) {
 		return err
 	}
 	if err != nil {
@@ -113,7 +113,7 @@ func (k *Keyring) verifyHeader(r *http.Request, h xmatrix.Header, msg []byte, no
 
 // requestKey finds a key that is current now: old keys verify events only.
 func (k *Keyring) requestKey(r *http.Request, h xmatrix.Header, now int64) ([]byte, error) {
-	pub, err := k.Key(r.Context(), h.Origin, h.Key, now)
+	pub, err := k.key(r.Context(), h.Origin, h.Key, now, requestPause)
 	if err != nil {
 		return nil, err
 	}

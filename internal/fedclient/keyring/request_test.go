@@ -117,6 +117,56 @@ func TestVerifyRequestNeedsAKeyThatIsValidNow(t *testing.T) {
 	}
 }
 
+// A server that was away for long is not refused for the rest of a long pause, and whoever claims to be it makes
+// us ask no more than once a minute.
+func TestVerifyRequestAfterALongPause(t *testing.T) {
+	n := newNetwork(t, "a.example")
+	a := n.servers["a.example"]
+	a.validUntil = n.clock().Add(30 * 24 * time.Hour)
+	k := n.ring(nil)
+	n.down["a.example"] = true
+	now := func() int64 { return n.clock().UnixMilli() }
+	for range 12 {
+		wantKey(t, k, a, a.key, now(), false)
+		n.advance(maxPause)
+	}
+	wantKey(t, k, a, a.key, now(), false)
+	asked := n.asked("a.example")
+	r := httptest.NewRequest("GET", "/x", nil)
+	r.Header.Set("Authorization", signed(t, a, "GET", "/x", "us.example", ""))
+	verify := func() error {
+		_, err := k.VerifyRequest(r, nil, "us.example")
+		return err
+	}
+	for range 3 {
+		n.advance(requestPause - time.Millisecond)
+		for range 3 {
+			if err := verify(); !errors.Is(err, merr.ErrUnauthorized) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if got := n.asked("a.example"); got != asked {
+			t.Fatalf("asked %d times more", got-asked)
+		}
+		n.advance(time.Millisecond)
+		for range 3 {
+			if err := verify(); !errors.Is(err, merr.ErrUnauthorized) {
+				t.Fatalf("got %v", err)
+			}
+		}
+		if asked++; n.asked("a.example") != asked {
+			t.Fatalf("asked %d times, want %d", n.asked("a.example"), asked)
+		}
+	}
+	n.down["a.example"] = false
+	n.advance(requestPause)
+	wantKey(t, k, a, a.key, now(), false) // its events wait on
+	if err := verify(); err != nil {
+		t.Fatalf("a server that is back: %v", err)
+	}
+	wantKey(t, k, a, a.key, now(), true)
+}
+
 func TestVerifyRequestTellsItsOwnFailuresApart(t *testing.T) {
 	n := newNetwork(t, "a.example")
 	store := &memStore{m: map[id.Server]*ServerKeys{}, fail: errors.New("disk on fire")}
