@@ -10,6 +10,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/internal/eventstore"
 	"weft/internal/fedclient"
 	"weft/internal/fedclient/keyring"
 	"weft/internal/sqldb"
@@ -215,4 +216,171 @@ func TestUnreached(t *testing.T) {
 			t.Errorf("%v: %v", c.err, got)
 		}
 	}
+}
+
+// gap makes an event of pat's behind a gap, in which a state event was sent: pat's server tells of the state there
+// and serves what is in it. hidden is the event before the gap's end, whose state is asked for.
+func (s *scene) gap(inState *event.Event) (news, hidden *event.Event) {
+	start := s.stored(s.tips(s.room)[0]).Event
+	hidden = s.forge(s.room, message(pat, "in the gap"), on(start, inState), by(s.auth()...))
+	shown := s.forge(s.room, message(pat, "after the gap"), on(hidden), by(s.auth()...))
+	s.p.missing = func(id.Room, fedclient.MissingEvents) ([]json.RawMessage, error) {
+		return []json.RawMessage{shown.JSON()}, nil
+	}
+	s.p.stateIDs = func(id.Room, id.Event) (*fedclient.StateIDs, error) {
+		out := &fedclient.StateIDs{State: []id.Event{inState.ID}}
+		for _, e := range s.current(s.room) {
+			out.State = append(out.State, e)
+		}
+		return out, nil
+	}
+	s.serve(inState, hidden)
+	return s.forge(s.room, message(pat, "news"), on(shown), by(s.auth()...)), hidden
+}
+
+// A state of which a part was not given is no state: the event waits until it is given.
+func TestReceiveStep5StateNotGivenInFull(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		topic := s.forge(s.room, state(alice, "m.room.topic", "", `{"topic":"in the gap"}`))
+		news, hidden := s.gap(topic)
+		all := s.p.event
+		s.p.event = func(e id.Event) (json.RawMessage, error) {
+			if e == topic.ID {
+				return nil, &fedclient.ConnError{Server: "p", Err: errors.New("busy")}
+			}
+			return all(e)
+		}
+		for range 2 {
+			if errs := s.push("p", news); !isLater(errs[news.ID]) {
+				t.Fatalf("got %v", errs[news.ID])
+			}
+			s.has(news, -1)
+			s.has(hidden, eventstore.Outlier)
+		}
+		s.p.event = all
+		s.mustPush("p", news)
+		s.has(news, 0)
+		if got := s.stateEvent(s.room, "m.room.topic", ""); got.ID != topic.ID {
+			t.Errorf("the topic is %s", got.ID)
+		}
+	})
+}
+
+// What the server says it does not have is not waited for.
+func TestReceiveStep5StateThatIsNotThere(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		topic := s.forge(s.room, state(alice, "m.room.topic", "", `{"topic":"in the gap"}`))
+		news, hidden := s.gap(topic)
+		s.serve(hidden)
+		s.mustPush("p", news)
+		s.has(news, 0)
+		s.has(topic, -1)
+	})
+}
+
+// More events than are asked for one by one come as a whole, however large the state: none is cut off.
+func TestReceiveStep5StateIsNotCutOff(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		s.limits.FetchEvents = 3
+		last := s.stored(s.tips(s.room)[0]).Event
+		var tests []*event.Event
+		for i := range 6 {
+			last = s.forge(s.room, state(alice, "org.test", fmt.Sprint(i), `{}`), on(last))
+			tests = append(tests, last)
+		}
+		news, hidden := s.gap(last)
+		known := s.p.stateIDs
+		s.p.stateIDs = func(room id.Room, at id.Event) (*fedclient.StateIDs, error) {
+			out, err := known(room, at)
+			for _, e := range tests[:5] {
+				out.State = append(out.State, e.ID)
+			}
+			return out, err
+		}
+		s.p.event = func(i id.Event) (json.RawMessage, error) {
+			for _, e := range append(tests, hidden) {
+				if e.ID == i {
+					return e.JSON(), nil
+				}
+			}
+			return s.peer.event(i)
+		}
+		s.mustPush("p", news)
+		for _, e := range tests {
+			if got := s.stateEvent(s.room, "org.test", e.StateKey); got.ID != e.ID {
+				t.Errorf("%s is %s", e.StateKey, got.ID)
+			}
+		}
+		s.check()
+	})
+}
+
+// A state waits for the keys of those who came in the gap, or what they say would be rejected for ever, but not for
+// those who may be gone for good.
+func TestReceiveStep5StateWaitsForKeys(t *testing.T) {
+	type waiting struct {
+		*scene
+		net        *keyNet
+		join, news *event.Event
+		push       func() error
+	}
+	begin := func(t *testing.T, open func() *sqldb.DB, old bool) *waiting {
+		w := &waiting{scene: newScene(t, open, "11")}
+		w.join = w.forge(w.room, state(quinn, "m.room.member", string(quinn), `{"membership":"join"}`))
+		if old {
+			w.send(w.room, message(alice, "the room goes on"), message(alice, "without quinn"))
+		}
+		w.news, _ = w.gap(w.join)
+		w.net = w.withoutKeys("q")
+		received := map[id.Event]int64{w.news.ID: w.now()}
+		w.push = func() error {
+			return w.inputStaged(context.Background(), "p", []*event.Event{w.news}, received)[w.news.ID]
+		}
+		return w
+	}
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		t.Run("until they come", func(t *testing.T) {
+			w := begin(t, open, false)
+			for range 2 {
+				if err := w.push(); !isLater(err) {
+					t.Fatalf("got %v", err)
+				}
+			}
+			w.has(w.news, -1)
+			w.net.set("q", false)
+			w.w.later(time.Minute)
+			if err := w.push(); err != nil {
+				t.Fatal(err)
+			}
+			w.has(w.news, 0)
+			said := w.forge(w.room, message(quinn, "hello"))
+			w.mustPush("q", said)
+			w.has(said, 0)
+			w.check()
+		})
+		t.Run("not for ever", func(t *testing.T) {
+			w := begin(t, open, false)
+			w.w.later(keysWait - time.Minute)
+			if err := w.push(); !isLater(err) {
+				t.Fatalf("got %v", err)
+			}
+			w.w.later(2 * time.Minute)
+			if err := w.push(); err != nil {
+				t.Fatal(err)
+			}
+			w.has(w.news, 0)
+			w.has(w.join, -1)
+			w.check()
+		})
+		t.Run("not for who was there before", func(t *testing.T) {
+			w := begin(t, open, true)
+			if err := w.push(); err != nil {
+				t.Fatal(err)
+			}
+			w.has(w.news, 0)
+			w.has(w.join, -1)
+			w.check()
+		})
+	})
 }

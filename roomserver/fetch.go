@@ -4,6 +4,7 @@ import (
 	"context"
 	"encoding/json"
 	"sync"
+	"time"
 
 	"weft/internal/eventstore"
 	"weft/internal/fedclient"
@@ -23,6 +24,10 @@ const (
 	// fetchRounds bounds how many steps back along auth events are followed one
 	// by one.
 	fetchRounds = 100
+	// keysWait is how long an event waits for the keys of servers that had a part in the
+	// state at a gap before it. Some servers of a big room are gone for good: then the
+	// state is taken without what they signed.
+	keysWait = 10 * time.Minute
 )
 
 // fetchAuth is step 6: it fetches the auth events of an event that are not in the
@@ -163,7 +168,9 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 
 // fetchState is step 5: the state after a previous event that we do not have, as
 // the origin says it. The events of the state and the missing event itself are
-// stored as outliers; those that fail their checks are not part of the state.
+// stored as outliers; those that fail their checks are not part of the state. It is no state when
+// the origin gave no answer about a part of it, nor, for some time, when keys for what is newer than
+// our knowledge of the room cannot be had: what it lacked would have good events rejected for ever.
 //
 // spec: server-server §8 (state_ids: "the fully resolved state of the room, prior to considering
 // any state changes induced by the requested event")
@@ -182,7 +189,7 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 	}
 	sp := newSpool(p.room.Rules, p.room.ID)
 	defer p.s.closeSpool(sp)
-	if len(unknown) > max(fewState, len(all)/10) {
+	if len(unknown) > min(max(fewState, len(all)/10), p.s.limits.FetchEvents) {
 		err := p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, missing, func(_ fedclient.List, raw json.RawMessage) error {
 			return sp.AddAuth(raw)
 		})
@@ -193,11 +200,27 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 		p.s.metrics.fetched("state", len(sp.entries))
 		unknown = []id.Event{missing}
 	}
+	earlier := p.unreached.Swap(false)
 	if err := p.fetchInto(ctx, sp, unknown, p.s.limits.FetchEvents); err != nil {
 		return g, err
 	}
-	if err := p.storeOutliers(ctx, sp); err != nil {
+	unanswered := p.unreached.Load()
+	if earlier {
+		p.unreached.Store(true)
+	}
+	o, err := p.s.storeSpool(ctx, p.room, sp)
+	if err != nil {
 		return g, err
+	}
+	p.asked(o.later)
+	if unanswered || p.patient && o.laterDepth > p.room.Depth {
+		lacking, err := p.s.missing(ctx, ids.State, 0)
+		if err != nil {
+			return g, err
+		}
+		if len(lacking) > 0 {
+			return g, merr.Forbidden("%s of the state after %s, and %d more, cannot be had or verified for now", lacking[0], missing, len(lacking)-1)
+		}
 	}
 	g.entries, err = p.s.stateEntries(ctx, p.room, ids.State, missing)
 	return g, err

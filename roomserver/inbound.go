@@ -355,8 +355,10 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
 	defer cancel()
 	var events []*event.Event
+	received := make(map[id.Event]int64)
 	for _, row := range rows {
 		for _, e := range row.Events {
+			received[e.ID] = row.Received
 			ev, err := in.parsed(room, e)
 			if err != nil {
 				in.s.log.WithError(err).WithField("event", e.ID).Warn("a staged event is not valid")
@@ -365,7 +367,7 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 			events = append(events, ev)
 		}
 	}
-	errs := in.s.input(ctx, rows[0].Origin, events, inputPushed)
+	errs := in.s.inputStaged(ctx, rows[0].Origin, events, received)
 	var left []eventstore.Staged // what is to be changed: rows with the events that stay
 	for _, row := range rows {
 		stay := row

@@ -33,13 +33,14 @@ type spoolStatus struct {
 
 // outliers stores the events of a spool.
 type outliers struct {
-	s     *Server
-	room  *eventstore.Room
-	sp    *spool
-	auth  *eventauth.Checker
-	done  []spoolStatus // by the spool's index
-	cache map[int32]*event.Event
-	later error // why one was left out that may be good
+	s          *Server
+	room       *eventstore.Room
+	sp         *spool
+	auth       *eventauth.Checker
+	done       []spoolStatus // by the spool's index
+	cache      map[int32]*event.Event
+	later      error // why one was left out that may be good; laterDepth is the depth of the deepest such
+	laterDepth int64
 }
 
 // storeSpool verifies the events of a spool, signatures and auth rules by their
@@ -132,9 +133,9 @@ func (o *outliers) batch(ctx context.Context, list []int32) error {
 		index, events = append(index, i), append(events, ev)
 	}
 	signed := o.s.checkSignatures(ctx, events)
-	for _, err := range signed {
+	for k, err := range signed {
 		if isLater(err) {
-			o.later = err
+			o.later, o.laterDepth = err, max(o.laterDepth, events[k].Depth)
 		}
 	}
 	return o.s.attempt(ctx, func() error {

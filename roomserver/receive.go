@@ -107,6 +107,16 @@ type gapState struct {
 //
 // spec: server-server §5.1.1 (Checks performed on receipt of a PDU)
 func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Event, mode inputMode) map[id.Event]error {
+	return (&plan{s: s, origin: origin, has: make(map[id.Event]bool)}).input(ctx, events, mode)
+}
+
+// inputStaged is input for events that are tried again when their error is a laterError, with when they came, in ms.
+func (s *Server) inputStaged(ctx context.Context, origin id.Server, events []*event.Event, received map[id.Event]int64) map[id.Event]error {
+	return (&plan{s: s, origin: origin, has: make(map[id.Event]bool), received: received}).input(ctx, events, inputPushed)
+}
+
+func (p *plan) input(ctx context.Context, events []*event.Event, mode inputMode) map[id.Event]error {
+	s := p.s
 	errs := make(map[id.Event]error)
 	fail := func(ev *event.Event, err error) {
 		if err != nil {
@@ -123,7 +133,7 @@ func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Ev
 		}
 		return errs
 	}
-	p := &plan{s: s, room: room, origin: origin, has: make(map[id.Event]bool)}
+	p.room = room
 	if p.stored, err = s.eventsByID(ctx, mentioned(events)); err != nil {
 		for _, ev := range events {
 			fail(ev, err)
@@ -134,7 +144,8 @@ func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Ev
 		ev := events[i]
 		if err == nil {
 			p.unreached.Store(false)
-			err = p.gather(ctx, &incoming{ev: ev, origin: origin, mode: mode})
+			p.patient = p.received[ev.ID] > s.now()-keysWait.Milliseconds()
+			err = p.gather(ctx, &incoming{ev: ev, origin: p.origin, mode: mode})
 			if err != nil && !isInternal(err) && p.unreached.Load() {
 				err = &laterError{err}
 			}
@@ -162,6 +173,9 @@ type plan struct {
 	stored map[id.Event]*eventstore.Event
 	// unreached is set when a request for what an event lacks got no answer.
 	unreached atomic.Bool
+	// received tells when staged events came; patient, that the one at hand can wait for keys of others.
+	received map[id.Event]int64
+	patient  bool
 }
 
 // asked notes how a request to another server ended, or what became of what it gave.
