@@ -268,3 +268,39 @@ func TestStagedEventsGoToTheRoomsOwner(t *testing.T) {
 		}
 	})
 }
+
+// That too many jobs wait in a room is no fault of the events that come then: they stay staged, and nobody is told that they are refused.
+func TestStagedEventsOutliveAFullQueue(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		s := newScene(t, open, "11")
+		s.run()
+		ev := s.forge(s.room, message(pat, "x"))
+		held := make(chan struct{})
+		wait := &job{ctx: context.Background(), done: make(chan error, 1), run: func(context.Context) error { <-held; return nil }}
+		s.queues.maxLen = 1
+		if err := s.queues.push(s.room, wait); err != nil {
+			t.Fatal(err)
+		}
+		waitFor(t, func() bool { return s.queues.waiting(s.room) == 0 }) // it runs
+		if err := s.queues.push(s.room, &job{ctx: context.Background(), done: make(chan error, 1), run: func(context.Context) error { return nil }}); err != nil {
+			t.Fatal(err)
+		}
+		if answer := s.receive(transactionOf("p", "1", ev)); answer[ev.ID] != "" {
+			t.Errorf("it was refused: %s", answer[ev.ID])
+		}
+		if n := s.staged(); n != 1 {
+			t.Errorf("%d events are staged", n)
+		}
+		if _, err := s.trySend(s.room, message(alice, "x")); !errors.Is(err, merr.ErrLimitExceeded) {
+			t.Errorf("a client got %v, want M_LIMIT_EXCEEDED", err)
+		}
+		close(held)
+		waitFor(t, func() bool { return s.queues.waiting(s.room) < 0 })
+		s.retry()
+		s.has(ev, 0)
+		if n := s.staged(); n != 0 {
+			t.Errorf("%d events stay staged", n)
+		}
+		s.check()
+	})
+}

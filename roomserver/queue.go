@@ -2,6 +2,7 @@ package roomserver
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"runtime"
 	"sync"
@@ -12,6 +13,9 @@ import (
 
 // errClosed is what waiting jobs get when the server stops.
 var errClosed = merr.New(503, "M_UNKNOWN", "the server is stopping")
+
+// errFull marks the refusal of a job because too many wait: that says nothing about what it is to do.
+var errFull = errors.New("roomserver: the room's queue is full")
 
 // job is one piece of work in a room's queue. Sends that wait one behind another
 // are handed on together.
@@ -68,7 +72,7 @@ func (q *queues) push(room id.Room, j *job) error {
 	}
 	waiting, running := q.rooms[room]
 	if len(waiting) >= q.maxLen {
-		return merr.LimitExceeded("too many events are waiting to be sent in this room")
+		return fmt.Errorf("%w: %w", merr.LimitExceeded("too many events are waiting to be sent in this room"), errFull)
 	}
 	q.rooms[room] = append(waiting, j)
 	q.length(1)

@@ -448,5 +448,5 @@ func (s *Server) parseAll(raws []json.RawMessage, room *eventstore.Room) []*even
 // merr.Errors, and processing may be tried again after the others.
 func isInternal(err error) bool {
 	var e *merr.Error
-	return !errors.As(err, &e) || e.Status >= 500 && e.Status != 502 && e.Status != 504
+	return !errors.As(err, &e) || errors.Is(err, errFull) || e.Status >= 500 && e.Status != 502 && e.Status != 504
 }
