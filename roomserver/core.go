@@ -45,8 +45,9 @@ type Limits struct {
 	QueueLength, SendBatch int
 	// InboundRooms is how many rooms receive events at the same time (64; most of the
 	// time they wait for other servers), and
-	// InboundQueue how many events of one room may wait before transactions
-	// with more of them are turned away (10,000).
+	// InboundQueue how many events of one room that one server sent may wait before
+	// its transactions with more of them are turned away (10,000); ten times as many
+	// may wait in a room from all servers.
 	InboundRooms, InboundQueue int
 	// FetchConcurrency is how many events are asked for at the same time for one
 	// event (8), FetchEvents how many at most (5,000).

@@ -51,12 +51,13 @@ func (p *plan) fetchAuth(ctx context.Context, ev *event.Event) error {
 	sp := newSpool(p.room.Rules, p.room.ID)
 	defer p.s.closeSpool(sp)
 	got := 0
-	err = p.s.cfg.Remote.GetEventAuth(ctx, p.origin, p.room.ID, ev.ID, func(_ fedclient.List, raw json.RawMessage) error {
-		got++
-		return sp.AddAuth(raw)
+	err = p.ask(func() error {
+		return p.s.cfg.Remote.GetEventAuth(ctx, p.origin, p.room.ID, ev.ID, func(_ fedclient.List, raw json.RawMessage) error {
+			got++
+			return sp.AddAuth(raw)
+		})
 	})
 	p.s.metrics.fetched("event_auth", got)
-	p.asked(err)
 	switch {
 	case ctx.Err() != nil:
 		return ctx.Err()
@@ -150,8 +151,11 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 		slots <- struct{}{}
 		wg.Go(func() {
 			defer func() { <-slots }()
-			raw, err := p.s.cfg.Remote.GetEvent(ctx, p.origin, i)
-			p.asked(err)
+			var raw json.RawMessage
+			err := p.ask(func() (err error) {
+				raw, err = p.s.cfg.Remote.GetEvent(ctx, p.origin, i)
+				return err
+			})
 			if err != nil {
 				p.s.log.WithError(err).WithField("event", i).Info("an event was not given")
 				return
@@ -176,8 +180,11 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 // any state changes induced by the requested event")
 func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, error) {
 	g := gapState{missing: missing}
-	ids, err := p.s.cfg.Remote.GetStateIDs(ctx, p.origin, p.room.ID, missing)
-	p.asked(err)
+	var ids *fedclient.StateIDs
+	err := p.ask(func() (err error) {
+		ids, err = p.s.cfg.Remote.GetStateIDs(ctx, p.origin, p.room.ID, missing)
+		return err
+	})
 	if err != nil {
 		return g, err
 	}
@@ -190,10 +197,11 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 	sp := newSpool(p.room.Rules, p.room.ID)
 	defer p.s.closeSpool(sp)
 	if len(unknown) > min(max(fewState, len(all)/10), p.s.limits.FetchEvents) {
-		err := p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, missing, func(_ fedclient.List, raw json.RawMessage) error {
-			return sp.AddAuth(raw)
+		err := p.ask(func() error {
+			return p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, missing, func(_ fedclient.List, raw json.RawMessage) error {
+				return sp.AddAuth(raw)
+			})
 		})
-		p.asked(err)
 		if err != nil {
 			return g, err
 		}

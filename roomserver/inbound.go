@@ -39,6 +39,8 @@ const (
 	stagedFor = 24 * time.Hour
 	// receiveTimeout bounds the work on one batch, waiting for other servers included.
 	receiveTimeout = 10 * time.Minute
+	// inboundOrigins is how many times InboundQueue events may wait in a room, whoever sent them.
+	inboundOrigins = 10
 )
 
 // inbound processes staged events room by room: in a room one batch after another, a
@@ -53,13 +55,19 @@ type inbound struct {
 	rooms   map[id.Room]*roomWork
 	waiters map[id.Event][]*waiter
 	tried   map[nid.Room]time.Time // rooms whose staged events were taken up again
+	// reached is up to which staged event of a room all were tried: those up to there stay for adopt,
+	// so that what stays of one server holds up nobody else.
+	reached map[nid.Room]int64
+	silent  *silences
 	wg      sync.WaitGroup
 }
 
 // roomWork is a room that is worked on, or will be as soon as run begins.
 type roomWork struct {
 	nid   nid.Room
+	all   bool // begin with the first staged event
 	again bool // events were staged since the table was last read
+	stay  bool // some that were tried are still staged
 }
 
 // rested tells whether a room's oldest staged event, of a certain age, may be tried
@@ -84,7 +92,7 @@ type waiter struct {
 func newInbound(s *Server) *inbound {
 	return &inbound{s: s, slots: make(chan struct{}, s.limits.InboundRooms),
 		rooms: make(map[id.Room]*roomWork), waiters: make(map[id.Event][]*waiter),
-		tried: make(map[nid.Room]time.Time)}
+		tried: make(map[nid.Room]time.Time), reached: make(map[nid.Room]int64), silent: newSilences(s.cfg.Now)}
 }
 
 // run takes up what was staged before, by this node or by one that died, and goes
@@ -123,6 +131,7 @@ func (in *inbound) adopt(ctx context.Context, age time.Duration) error {
 	}
 	in.mu.Lock()
 	maps.DeleteFunc(in.tried, func(n nid.Room, _ time.Time) bool { return !slices.Contains(rooms, n) })
+	maps.DeleteFunc(in.reached, func(n nid.Room, _ int64) bool { return !slices.Contains(rooms, n) })
 	in.mu.Unlock()
 	for _, n := range rooms {
 		first, err := in.s.store.StagedEvents(ctx, n, 0, 1)
@@ -141,7 +150,7 @@ func (in *inbound) adopt(ctx context.Context, age time.Duration) error {
 			return err
 		}
 		if in.s.owns(room) || waited >= adoptOthers {
-			in.wake(room, n)
+			in.wakeFor(room, n, true)
 		}
 	}
 	return nil
@@ -232,15 +241,19 @@ func (in *inbound) told(rows []eventstore.Staged, errs map[id.Event]error) {
 	}
 }
 
-// wake makes sure that somebody works on a room.
-func (in *inbound) wake(room id.Room, n nid.Room) {
+// wake makes sure that somebody works on what came in a room.
+func (in *inbound) wake(room id.Room, n nid.Room) { in.wakeFor(room, n, false) }
+
+// wakeFor makes sure that somebody works on a room: on all that is staged, unless somebody works on it already, or on
+// what was not tried yet.
+func (in *inbound) wakeFor(room id.Room, n nid.Room, all bool) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if w := in.rooms[room]; w != nil {
 		w.again = true
 		return
 	}
-	w := &roomWork{nid: n}
+	w := &roomWork{nid: n, all: all, stay: !all && in.reached[n] > 0}
 	in.rooms[room] = w
 	if in.ctx != nil && in.ctx.Err() == nil {
 		in.wg.Go(func() { in.work(in.ctx, room, w) })
@@ -252,6 +265,13 @@ func (in *inbound) busy(room id.Room) bool {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	return in.rooms[room] != nil
+}
+
+// waiting tells whether events of a room may be staged: it is worked on, or some stayed.
+func (in *inbound) waiting(room id.Room, n nid.Room) bool {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	return in.rooms[room] != nil || in.reached[n] > 0
 }
 
 // wait registers who will be told about events. It comes before they are staged, and
@@ -289,31 +309,37 @@ func (in *inbound) finish(ev id.Event, err error) {
 	}
 }
 
-// work receives a room's events until none is staged.
+// work receives a room's events until none is staged that was not tried.
 func (in *inbound) work(ctx context.Context, room id.Room, work *roomWork) {
 	select {
 	case in.slots <- struct{}{}:
 		defer func() { <-in.slots }()
 	case <-ctx.Done():
 	}
-	after := int64(0)
 	for ctx.Err() == nil {
-		in.mu.Lock()
-		work.again = false
-		in.mu.Unlock()
+		after := in.begin(work)
 		rows, err := in.s.store.StagedEvents(ctx, work.nid, after, inboundBatch)
 		if err == nil {
-			err = in.batches(ctx, room, rows)
+			var stay bool
+			stay, err = in.batches(ctx, room, rows)
+			work.stay = work.stay || stay
 		}
 		if err != nil {
+			work.stay = true
 			in.s.log.WithError(err).WithField("room", room).Error("staged events could not be processed")
 		}
 		if len(rows) > 0 {
-			after = rows[len(rows)-1].Seq // what failed stays and is taken up later
+			in.mu.Lock()
+			in.reached[work.nid] = rows[len(rows)-1].Seq // what failed stays and is taken up later
+			in.mu.Unlock()
 			continue
 		}
 		in.mu.Lock()
-		if !work.again || err != nil {
+		again := work.again
+		if !again && !work.stay {
+			delete(in.reached, work.nid) // all are done
+		}
+		if !again || err != nil {
 			delete(in.rooms, room)
 			in.mu.Unlock()
 			return
@@ -325,33 +351,46 @@ func (in *inbound) work(ctx context.Context, room id.Room, work *roomWork) {
 	in.mu.Unlock()
 }
 
+// begin says after which staged event to go on.
+func (in *inbound) begin(work *roomWork) int64 {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	work.again = false
+	if work.all {
+		work.all = false
+		return 0
+	}
+	return in.reached[work.nid]
+}
+
 // batches splits staged events by their origin, which is who is asked for what they
-// lack.
-func (in *inbound) batches(ctx context.Context, roomID id.Room, rows []eventstore.Staged) error {
+// lack. stay tells that some are to be tried again.
+func (in *inbound) batches(ctx context.Context, roomID id.Room, rows []eventstore.Staged) (stay bool, _ error) {
 	if len(rows) == 0 {
-		return nil
+		return false, nil
 	}
 	room, err := in.s.store.Room(ctx, roomID)
 	if err != nil {
-		return err
+		return false, err
 	}
 	for len(rows) > 0 {
 		n := 1
 		for n < len(rows) && rows[n].Origin == rows[0].Origin {
 			n++
 		}
-		if err := in.receive(ctx, room, rows[:n]); err != nil {
-			return err
+		some, err := in.receive(ctx, room, rows[:n])
+		if err != nil {
+			return stay, err
 		}
-		rows = rows[n:]
+		stay, rows = stay || some, rows[n:]
 	}
-	return nil
+	return stay, nil
 }
 
 // receive processes events of one origin and takes what is done from the stage.
 // What failed for a reason of ours, or because another server could not be reached,
 // stays there and is taken up again, for a day.
-func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []eventstore.Staged) error {
+func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []eventstore.Staged) (some bool, _ error) {
 	ctx, cancel := context.WithTimeout(ctx, receiveTimeout)
 	defer cancel()
 	var events []*event.Event
@@ -374,7 +413,7 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 		stay.Events = nil
 		for _, e := range row.Events {
 			if in.waits(e.ID, errs, row.Received) {
-				stay.Events = append(stay.Events, e)
+				stay.Events, some = append(stay.Events, e), true
 			}
 		}
 		if len(stay.Events) < len(row.Events) {
@@ -383,7 +422,7 @@ func (in *inbound) receive(ctx context.Context, room *eventstore.Room, rows []ev
 	}
 	err := in.s.unstage(context.WithoutCancel(ctx), left)
 	in.told(rows, errs)
-	return err
+	return some, err
 }
 
 // waits tells whether an event is to be tried again.
@@ -426,7 +465,7 @@ func (s *Server) ReceiveTransaction(ctx context.Context, req api.Transaction) (m
 		return answer, err
 	}
 	t := &transaction{s: s, origin: req.Origin, answer: make(map[id.Event]string),
-		rooms: make(map[id.Room]*eventstore.Room), inside: make(map[id.Room]bool)}
+		rooms: make(map[id.Room]*eventstore.Room), inside: make(map[id.Room]bool), counted: make(map[id.Room]bool)}
 	for _, raw := range req.PDUs {
 		if err := t.admit(ctx, raw); err != nil {
 			return nil, err
@@ -466,6 +505,8 @@ type transaction struct {
 	rooms  map[id.Room]*eventstore.Room
 	inside map[id.Room]bool // rooms that one of our users is in
 	list   []*event.Event
+	// counted are rooms whose staged events were counted.
+	counted map[id.Room]bool
 }
 
 // admit does what is done at the door: the event's form, its room, the server's ACL.
@@ -502,16 +543,26 @@ func (t *transaction) admit(ctx context.Context, raw json.RawMessage) error {
 		refuse(merr.Forbidden("the room's server ACL denies %s", t.origin))
 		return nil
 	}
-	if t.s.inbound.busy(room.ID) || !t.s.owns(room.ID) {
-		waiting, err := t.s.store.StagedCount(ctx, room.NID)
-		if err != nil {
-			return err
-		}
-		if waiting > int64(t.s.limits.InboundQueue) {
-			return merr.LimitExceeded("too many events of the room %s wait to be processed", room.ID)
-		}
+	if err := t.checkQueue(ctx, room); err != nil {
+		return err
 	}
 	t.list = append(t.list, ev)
+	return nil
+}
+
+// checkQueue turns a server away that has too many events of a room staged, once for each room of the transaction.
+func (t *transaction) checkQueue(ctx context.Context, room *eventstore.Room) error {
+	if t.counted[room.ID] || t.s.owns(room.ID) && !t.s.inbound.waiting(room.ID, room.NID) {
+		return nil
+	}
+	all, own, err := t.s.store.StagedBy(ctx, room.NID, t.origin)
+	if err != nil {
+		return err
+	}
+	if limit := int64(t.s.limits.InboundQueue); own > limit || all > limit*inboundOrigins {
+		return merr.LimitExceeded("too many events of the room %s wait to be processed", room.ID)
+	}
+	t.counted[room.ID] = true
 	return nil
 }
 

@@ -112,7 +112,7 @@ func (s *Server) input(ctx context.Context, origin id.Server, events []*event.Ev
 
 // inputStaged is input for events that are tried again when their error is a laterError, with when they came, in ms.
 func (s *Server) inputStaged(ctx context.Context, origin id.Server, events []*event.Event, received map[id.Event]int64) map[id.Event]error {
-	return (&plan{s: s, origin: origin, has: make(map[id.Event]bool), received: received}).input(ctx, events, inputPushed)
+	return (&plan{s: s, origin: origin, has: make(map[id.Event]bool), received: received, silent: s.inbound.silent}).input(ctx, events, inputPushed)
 }
 
 func (p *plan) input(ctx context.Context, events []*event.Event, mode inputMode) map[id.Event]error {
@@ -176,6 +176,8 @@ type plan struct {
 	// received tells when staged events came; patient, that the one at hand can wait for keys of others.
 	received map[id.Event]int64
 	patient  bool
+	// silent tells of origins that do not answer; nil: they are asked all the same.
+	silent *silences
 }
 
 // asked notes how a request to another server ended, or what became of what it gave.
@@ -183,6 +185,17 @@ func (p *plan) asked(err error) {
 	if err != nil && (unreached(err) || isLater(err)) {
 		p.unreached.Store(true)
 	}
+}
+
+// ask puts a request to the origin, unless it did not answer the last ones.
+func (p *plan) ask(request func() error) error {
+	err := p.silent.check(p.origin)
+	if err == nil {
+		err = request()
+		p.silent.note(p.origin, err)
+	}
+	p.asked(err)
+	return err
 }
 
 // gather does steps 4 to 6 for an event and puts it into the plan, with the events
@@ -304,11 +317,14 @@ func (p *plan) fetchMissing(ctx context.Context, in *incoming) error {
 	got := make(map[id.Event]*event.Event)
 	latest := []id.Event{in.ev.ID}
 	for range p.s.limits.MissingRounds {
-		raws, err := p.s.cfg.Remote.GetMissingEvents(ctx, p.origin, p.room.ID, fedclient.MissingEvents{
-			Earliest: earliest, Latest: latest, Limit: limit, MinDepth: p.minDepth(),
+		var raws []json.RawMessage
+		err := p.ask(func() (err error) {
+			raws, err = p.s.cfg.Remote.GetMissingEvents(ctx, p.origin, p.room.ID, fedclient.MissingEvents{
+				Earliest: earliest, Latest: latest, Limit: limit, MinDepth: p.minDepth(),
+			})
+			return err
 		})
 		p.s.metrics.fetched("get_missing_events", len(raws))
-		p.asked(err)
 		if err != nil {
 			if ctx.Err() != nil {
 				return ctx.Err()

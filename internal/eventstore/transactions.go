@@ -24,6 +24,7 @@ const (
 	stagedSQL      = `SELECT seq, room_nid, origin, received, data FROM inbound_events WHERE room_nid = $1 AND seq > $2 ORDER BY seq LIMIT $3`
 	stagedRoomsSQL = `SELECT DISTINCT room_nid FROM inbound_events ORDER BY room_nid`
 	stagedCountSQL = `SELECT COALESCE(SUM(events), 0) FROM inbound_events WHERE room_nid = $1`
+	stagedBySQL    = `SELECT COALESCE(SUM(events), 0), COALESCE(SUM(CASE WHEN origin = $2 THEN events ELSE 0 END), 0) FROM inbound_events WHERE room_nid = $1`
 	stagedTotalSQL = `SELECT COUNT(*), COALESCE(SUM(events), 0), COUNT(DISTINCT room_nid), COALESCE(MIN(received), 0)
 		FROM (SELECT events, room_nid, received FROM inbound_events ORDER BY seq LIMIT $1) AS part`
 	pendingSQL = `SELECT target, redaction_nid FROM pending_redactions WHERE target IN `
@@ -107,6 +108,14 @@ func (r *Reader) StagedCount(ctx context.Context, room nid.Room) (int64, error) 
 		return 0, fmt.Errorf("eventstore: staged events: %w", err)
 	}
 	return n, nil
+}
+
+// StagedBy gives how many events of a room wait, and how many of these a server sent.
+func (r *Reader) StagedBy(ctx context.Context, room nid.Room, origin id.Server) (all, own int64, err error) {
+	if err := r.q.QueryRow(ctx, stagedBySQL, int64(room), string(origin)).Scan(&all, &own); err != nil {
+		return 0, 0, fmt.Errorf("eventstore: staged events: %w", err)
+	}
+	return all, own, nil
 }
 
 // StagedTotal is what waits to be processed in all rooms.
