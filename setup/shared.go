@@ -224,9 +224,14 @@ func (s *Server) joinCluster(ctx context.Context, serves bool) (err error) {
 		s.cluster = cluster.Single(components)
 		return nil
 	}
+	// Heartbeats do not wait for a connection where requests do: a process that has much to do would be taken for a dead one.
+	own, err := s.db.Apart()
+	if err != nil {
+		return fmt.Errorf("database: %w", err)
+	}
 	beat, dead := time.Duration(s.cfg.Cluster.Heartbeat), time.Duration(s.cfg.Cluster.DeadAfter)
 	s.cluster, err = cluster.Join(ctx, cluster.Config{
-		DB: s.db, Log: s.part("cluster"), Components: components, Version: s.opts.Version, Schemas: s.db.Schemas,
+		DB: own, Log: s.part("cluster"), Components: components, Version: s.opts.Version, Schemas: s.db.Schemas,
 		Beat: beat, LeaseTime: (beat + dead) / 2, DeadAfter: dead, RemoveAfter: max(time.Minute, 2*dead),
 	})
 	if err != nil {

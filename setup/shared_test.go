@@ -1,10 +1,13 @@
 package setup
 
 import (
+	"context"
 	"strings"
 	"testing"
+	"time"
 
 	"weft/internal/cluster"
+	"weft/internal/sqldb"
 	"weft/internal/sqldb/sqldbtest"
 )
 
@@ -46,5 +49,50 @@ func TestOptionsOfANewerProgram(t *testing.T) {
 		if !strings.Contains(noted(), want) {
 			t.Errorf("%q is not in %s", want, noted())
 		}
+	}
+}
+
+// Who has so much to do that all connections to the database are in use is not dead, and goes on owning what it owns.
+func TestABusyProcessKeepsItsLease(t *testing.T) {
+	const conns = 3
+	c := testConfig(t, "busy.test")
+	c.Database, c.DatabaseConnections = sqldbtest.PostgresURL(t), conns
+	c.Cluster.Heartbeat, c.Cluster.DeadAfter = Duration(20*time.Millisecond), Duration(5*time.Second)
+	ctx, cancel := context.WithCancel(context.Background())
+	defer cancel()
+	s, err := Run(ctx, c, RunOptions{Log: quiet().Logger, Version: "test"})
+	if err != nil {
+		t.Fatal(err)
+	}
+	release, begun := make(chan struct{}), make(chan bool)
+	ended := make(chan error, conns)
+	for range conns {
+		go func() {
+			ended <- s.db.View(ctx, func(*sqldb.Tx) error {
+				begun <- true
+				<-release
+				return nil
+			})
+		}()
+		<-begun
+	}
+	db := sqldbtest.Open(t, c.Database)
+	beat := func() (n int64) {
+		if err := db.QueryRow(t.Context(), `SELECT beat FROM cluster_nodes WHERE id = $1`, s.cluster.Self().ID).Scan(&n); err != nil {
+			t.Fatal(err)
+		}
+		return n
+	}
+	first := beat()
+	until(t, "ten heartbeats", func() bool { return beat() >= first+10 })
+	close(release)
+	for range conns {
+		if err := <-ended; err != nil {
+			t.Error(err)
+		}
+	}
+	cancel()
+	if err := s.Wait(); err != nil {
+		t.Error(err)
 	}
 }

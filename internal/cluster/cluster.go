@@ -118,7 +118,10 @@ type Cluster struct {
 	load    atomic.Int64
 	metrics metrics
 
-	mu      sync.Mutex // held for a whole heartbeat; guards what follows and the publishing of views
+	// turn has an element while nobody works with the table, which is done by one at a time. Who waits for it heeds its context.
+	turn chan struct{}
+
+	mu      sync.Mutex // guards what follows and the publishing of views; not held while the table is asked
 	self    Node
 	beatNo  int64
 	left    bool
@@ -148,7 +151,8 @@ func newCluster(cfg Config, t table) *Cluster {
 		now = time.Now
 	}
 	base := now()
-	c := &Cluster{cfg: cfg, table: t, metrics: newMetrics(), seen: make(map[string]*seen)}
+	c := &Cluster{cfg: cfg, table: t, metrics: newMetrics(), turn: make(chan struct{}, 1), seen: make(map[string]*seen)}
+	c.turn <- struct{}{}
 	if c.elapsed = func() time.Duration { return now().Sub(base) }; cfg.Now == nil {
 		c.elapsed = func() time.Duration { return time.Since(base) } // reads one clock, time.Now reads two
 	}
@@ -223,25 +227,39 @@ func (c *Cluster) Drain(ctx context.Context) error {
 	if c.table == nil {
 		return nil
 	}
+	if !c.change(func(self *Node) { self.Leaving = true }) {
+		return nil
+	}
+	return c.beat(ctx)
+}
+
+// change changes what this node says of itself; false: it has left.
+func (c *Cluster) change(how func(self *Node)) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	if c.left {
-		return nil
+		return false
 	}
-	c.self.Leaving = true
+	how(&c.self)
 	c.publish(c.view.Load().from, c.view.Load().until)
-	return c.heartbeat(ctx)
+	return true
 }
 
 // leave ends the membership. When the database does not answer, the others find out by themselves.
 func (c *Cluster) leave(ctx context.Context) {
 	c.mu.Lock()
-	defer c.mu.Unlock()
 	c.left, c.self.Leaving = true, true
 	c.publish(0, 0)
+	self := c.self.ID
+	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 	defer cancel()
-	if err := c.table.leave(ctx, c.self.ID); err != nil {
+	err := c.take(ctx) // a heartbeat that is under way would add the row again
+	if err == nil {
+		defer c.give()
+		err = c.table.leave(ctx, self)
+	}
+	if err != nil {
 		c.cfg.Log.WithError(err).Warn("cluster: could not remove the row of this node")
 	}
 }
@@ -358,17 +376,13 @@ func (c *Cluster) SetAddress(ctx context.Context, bus, http string) error {
 	if err := errors.Join(checkText("address", bus, maxAddress), checkText("address", http, maxAddress)); err != nil {
 		return err
 	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.left {
+	if !c.change(func(self *Node) { self.Address, self.HTTP = bus, http }) {
 		return ErrLeft
 	}
-	c.self.Address, c.self.HTTP = bus, http
-	c.publish(c.view.Load().from, c.view.Load().until)
 	if c.table == nil {
 		return nil
 	}
-	return c.heartbeat(ctx)
+	return c.beat(ctx)
 }
 
 // Announce tells the others at once what this node says of itself, such as Config.Schemas.

@@ -604,6 +604,50 @@ func TestSingle(t *testing.T) {
 }
 
 // Run beats by the timer, goes on while the database is closed, and leaves no row.
+// stuck is a table whose database has taken a statement and says nothing more.
+type stuck struct {
+	table
+	free chan struct{}
+}
+
+func (s stuck) put(ctx context.Context, r row) (bool, error) {
+	<-s.free
+	return s.table.put(ctx, r)
+}
+
+func TestDrainDoesNotWaitForAHeartbeat(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		w := newWorld(t, &memory{rows: map[string]row{}}, 0)
+		a := w.join("rooms")
+		hanging := stuck{a.table, make(chan struct{})}
+		a.table = hanging
+		ended := make(chan error, 1)
+		go func() { ended <- a.beat(t.Context()) }()
+		synctest.Wait()
+		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
+		defer cancel()
+		began := time.Now()
+		if err := a.Drain(ctx); !errors.Is(err, context.DeadlineExceeded) || time.Since(began) != time.Second {
+			t.Errorf("%v after %s", err, time.Since(began))
+		}
+		if share(a) != 0 || !a.Self().Leaving {
+			t.Error("it owns something")
+		}
+		if err := a.SetAddress(ctx, "b:1", "b:2"); !errors.Is(err, context.DeadlineExceeded) || a.Self().Address != "b:1" {
+			t.Errorf("%v, address %q", err, a.Self().Address)
+		}
+		began = time.Now()
+		a.leave(t.Context())
+		if took := time.Since(began); took != leaveTime {
+			t.Errorf("it took %s to leave", took)
+		}
+		close(hanging.free)
+		if err := <-ended; !errors.Is(err, ErrLeft) || share(a) != 0 {
+			t.Errorf("the heartbeat ended with %v", err)
+		}
+	})
+}
+
 func TestRun(t *testing.T) {
 	url := sqldbtest.SQLiteURL(t)
 	synctest.Test(t, func(t *testing.T) {

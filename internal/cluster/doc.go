@@ -2,6 +2,8 @@
 //
 // All nodes of a cluster share one database, and each has a row in it that it rewrites every Beat with a higher
 // number (its heartbeat), after which it reads the rows of all. Nothing else is needed to join.
+// The database should be a handle with a connection of its own (sqldb.DB.Apart): a heartbeat that waits until others have
+// done their work with theirs says that a node is dead which is busy.
 //
 // # Time
 //

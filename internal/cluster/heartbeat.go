@@ -8,40 +8,94 @@ import (
 
 // beat is one heartbeat:
 //
-//  1. heartbeat notices whether the lease ran out in the meantime;
+//  1. begin notices whether the lease ran out in the meantime;
 //  2. write puts the own row into the table, and commits;
 //  3. the rows of all are read, after that commit: of two nodes that join at once, at least one sees the other;
-//  4. accept judges the others, renews the lease and publishes what is known now;
+//  4. accept, called by finish, judges the others, renews the lease and publishes what is known now;
 //  5. sweep removes rows of nodes that died long ago.
 func (c *Cluster) beat(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.take(ctx); err != nil {
+		return fmt.Errorf("cluster: heartbeat: %w", err)
+	}
+	defer c.give()
 	return c.heartbeat(ctx)
 }
 
-func (c *Cluster) heartbeat(ctx context.Context) error {
-	if c.left {
-		return ErrLeft
+// take waits for its turn to work with the table, until ctx ends; give ends it.
+func (c *Cluster) take(ctx context.Context) error {
+	select {
+	case <-c.turn:
+		return nil
+	case <-ctx.Done():
+		return ctx.Err()
 	}
+}
+
+func (c *Cluster) give() { c.turn <- struct{}{} }
+
+func (c *Cluster) heartbeat(ctx context.Context) error {
 	outer := ctx
 	ctx, cancel := context.WithTimeout(ctx, c.cfg.LeaseTime) // a later answer is worth nothing
 	defer cancel()
 	start := c.elapsed()
-	c.noticeLoss(start)
+	if err := c.begin(start); err != nil {
+		return err
+	}
 	err := c.write(ctx)
 	var rows []row
 	if err == nil {
 		rows, err = c.table.list(ctx)
 	}
+	err = c.finish(start, rows, err, outer.Err() != nil)
+	c.sweep(ctx, start, rows)
+	return err
+}
+
+func (c *Cluster) begin(start time.Duration) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return ErrLeft
+	}
+	c.noticeLoss(start)
+	return nil
+}
+
+func (c *Cluster) write(ctx context.Context) error {
+	added, err := c.table.put(ctx, c.own())
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.fresh = c.fresh || added // also when the outcome is not known
+	return err
+}
+
+// own makes the row of the next heartbeat.
+func (c *Cluster) own() row {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.beatNo++
+	c.self.Load = c.load.Load()
+	if c.cfg.Schemas != nil {
+		c.self.Schemas = c.cfg.Schemas()
+	}
+	return row{Node: c.self, beat: c.beatNo}
+}
+
+// finish takes in what a heartbeat has brought.
+func (c *Cluster) finish(start time.Duration, rows []row, err error, gaveUp bool) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.left {
+		return ErrLeft
+	}
 	if err == nil {
 		err = c.accept(start, c.elapsed(), rows)
-		c.sweep(ctx, start, rows)
 	}
 	switch {
 	case err == nil && c.failing:
 		c.failing = false
 		c.cfg.Log.Info("cluster: heartbeats reach the database again")
-	case err != nil && outer.Err() == nil:
+	case err != nil && !gaveUp:
 		c.metrics.failed.Inc()
 		if !c.failing {
 			c.failing = true
@@ -71,17 +125,6 @@ func (c *Cluster) noticeLoss(now time.Duration) {
 	c.metrics.lost.Inc()
 	c.cfg.Log.WithField("late", now-v.until).Warn("cluster: no heartbeat for too long; this node owned nothing for a while")
 	c.publish(v.from, v.until)
-}
-
-func (c *Cluster) write(ctx context.Context) error {
-	c.beatNo++
-	c.self.Load = c.load.Load()
-	if c.cfg.Schemas != nil {
-		c.self.Schemas = c.cfg.Schemas()
-	}
-	added, err := c.table.put(ctx, row{Node: c.self, beat: c.beatNo})
-	c.fresh = c.fresh || added // also when the outcome is not known
-	return err
 }
 
 // accept takes in what a heartbeat read that began at start and has its rows at end. A beat that changed was
@@ -164,15 +207,22 @@ func (c *Cluster) publish(from, until time.Duration) {
 	}
 }
 
-// sweep removes the rows of nodes that were not seen for RemoveAfter. One that comes back in this moment is
-// spared, because its beat has changed; one that comes back later adds its row again.
-func (c *Cluster) sweep(ctx context.Context, start time.Duration, rows []row) {
-	var old []row
+// old gives the rows of nodes that were not seen for RemoveAfter.
+func (c *Cluster) old(start time.Duration, rows []row) (old []row) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
 	for _, r := range rows {
 		if s := c.seen[r.ID]; s != nil && start-s.at > c.cfg.RemoveAfter {
 			old = append(old, r)
 		}
 	}
+	return old
+}
+
+// sweep removes the rows of nodes that were not seen for RemoveAfter. One that comes back in this moment is
+// spared, because its beat has changed; one that comes back later adds its row again.
+func (c *Cluster) sweep(ctx context.Context, start time.Duration, rows []row) {
+	old := c.old(start, rows)
 	if len(old) == 0 {
 		return
 	}
@@ -186,8 +236,10 @@ func (c *Cluster) sweep(ctx context.Context, start time.Duration, rows []row) {
 // awaitRoom waits until there is room for one more row. A process that always dies young leaves rows that no other
 // is there to remove, so this one does it before it joins.
 func (c *Cluster) awaitRoom(ctx context.Context) error {
-	c.mu.Lock()
-	defer c.mu.Unlock()
+	if err := c.take(ctx); err != nil {
+		return err
+	}
+	defer c.give()
 	tick := time.NewTicker(c.cfg.Beat)
 	defer tick.Stop()
 	for first := c.elapsed(); ; {
@@ -199,14 +251,8 @@ func (c *Cluster) awaitRoom(ctx context.Context) error {
 		if len(rows) < MaxNodes {
 			return nil
 		}
-		c.observe(start, c.elapsed(), rows)
+		dead := c.look(start, rows)
 		c.sweep(ctx, start, rows)
-		dead := 0
-		for _, o := range c.others {
-			if !o.live {
-				dead++
-			}
-		}
 		if dead == 0 && start-first > c.cfg.DeadAfter+c.cfg.Beat {
 			return ErrFull
 		}
@@ -216,4 +262,17 @@ func (c *Cluster) awaitRoom(ctx context.Context) error {
 			return ctx.Err()
 		}
 	}
+}
+
+// look observes, and counts the dead.
+func (c *Cluster) look(start time.Duration, rows []row) (dead int) {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.observe(start, c.elapsed(), rows)
+	for _, o := range c.others {
+		if !o.live {
+			dead++
+		}
+	}
+	return dead
 }

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/lib/pq"
 	"github.com/sirupsen/logrus"
 )
 
@@ -107,6 +108,8 @@ type DB struct {
 
 	replicas  atomic.Pointer[replicas] // nil: there are none
 	connector *connector               // Postgres: to the primary
+	config    pq.Config                // Postgres: of the primary
+	apart     []*DB                    // what Apart gave
 
 	stats counters
 }
@@ -158,6 +161,7 @@ func (db *DB) Close() error {
 	for _, g := range db.groups {
 		groups = append(groups, g)
 	}
+	apart := db.apart
 	db.mu.Unlock()
 
 	for _, g := range groups {
@@ -169,6 +173,9 @@ func (db *DB) Close() error {
 	var errs []error
 	if r := db.replicas.Load(); r != nil {
 		errs = append(errs, r.close())
+	}
+	for _, own := range apart {
+		errs = append(errs, own.Close())
 	}
 	// The readers first: the last connection of a SQLite database empties its write-ahead log.
 	if db.read != db.write {

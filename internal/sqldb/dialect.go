@@ -186,7 +186,7 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 	if err != nil {
 		return nil, err
 	}
-	inner, err := newHosts(cfg, o)
+	inner, err := newHosts(cfg, o, newDialer())
 	if err != nil {
 		return nil, err
 	}
@@ -205,7 +205,7 @@ func openPostgres(ctx context.Context, dsn string, o Options) (*DB, error) {
 		o.Log.Warn("the Postgres server has synchronous_commit=off: a crash of it can lose what was acknowledged")
 	}
 	return &DB{
-		dialect: Postgres, opts: o, write: pool, read: pool, connector: c, times: t, groups: map[string]*Group{}, known: map[string]int64{},
+		dialect: Postgres, opts: o, write: pool, read: pool, connector: c, config: cfg, times: t, groups: map[string]*Group{}, known: map[string]int64{},
 	}, nil
 }
 

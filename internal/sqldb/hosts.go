@@ -46,7 +46,7 @@ type hosts struct {
 }
 
 // newHosts makes one connector for each host of a configuration.
-func newHosts(cfg pq.Config, o Options) (*hosts, error) {
+func newHosts(cfg pq.Config, o Options, dial pq.Dialer) (*hosts, error) {
 	h := &hosts{log: o.Log, now: o.Now}
 	all := append([]pq.ConfigMultihost{{Host: cfg.Host, Hostaddr: cfg.Hostaddr, Port: cfg.Port}}, cfg.Multi...)
 	cfg.Multi = nil
@@ -56,7 +56,7 @@ func newHosts(cfg pq.Config, o Options) (*hosts, error) {
 		if err != nil {
 			return nil, fmt.Errorf("database URL: %w", err)
 		}
-		c.Dialer(newDialer())
+		c.Dialer(dial)
 		h.each = append(h.each, c)
 	}
 	return h, nil

@@ -7,7 +7,6 @@ import (
 	"errors"
 	"fmt"
 	"math/rand/v2"
-	"net"
 	"strings"
 	"sync"
 	"sync/atomic"
@@ -21,8 +20,8 @@ import (
 const MaxReplicas = 16
 
 const (
-	// replicaSilence bounds each wait for a byte of a replica, and so the time for which one that is frozen keeps its connections.
-	replicaSilence = 2 * time.Second
+	// replicaSilence is the bound of impatient connections, for all that is asked of a replica to see whether it can be used.
+	replicaSilence = silence
 	// replicaLag is for how long a replica that lacked a row is not asked such a thing again: who asks for what was
 	// written just now would wait for two databases. Replicas are mostly some milliseconds behind.
 	replicaLag = time.Second
@@ -415,42 +414,4 @@ func (c *replicaConnector) check(ctx context.Context, cn driver.Conn) (err error
 		return err
 	}
 	return own.check(primary)
-}
-
-// impatient opens connections that break when the other side is silent while it is waited for, however well its machine is. lib/pq
-// reads only what it waits for.
-type impatient struct{ *dialer }
-
-// DialContext implements pq.DialerContext.
-func (d impatient) DialContext(ctx context.Context, network, address string) (net.Conn, error) {
-	c, err := d.dialer.DialContext(ctx, network, address)
-	if err != nil {
-		return nil, err
-	}
-	return impatientConn{c}, nil
-}
-
-// DialTimeout implements pq.Dialer.
-func (d impatient) DialTimeout(network, address string, timeout time.Duration) (net.Conn, error) {
-	ctx, cancel := context.WithTimeout(context.Background(), timeout)
-	defer cancel()
-	return d.DialContext(ctx, network, address)
-}
-
-type impatientConn struct{ net.Conn }
-
-// Read implements net.Conn.
-func (c impatientConn) Read(p []byte) (int, error) {
-	if err := c.SetReadDeadline(time.Now().Add(replicaSilence)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Read(p)
-}
-
-// Write implements net.Conn.
-func (c impatientConn) Write(p []byte) (int, error) {
-	if err := c.SetWriteDeadline(time.Now().Add(replicaSilence)); err != nil {
-		return 0, err
-	}
-	return c.Conn.Write(p)
 }

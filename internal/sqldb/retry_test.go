@@ -224,6 +224,7 @@ type proxy struct{ next atomic.Pointer[cut] }
 type cut struct {
 	at      string
 	deliver bool // the server still gets the bytes, but the client gets no answer
+	silent  bool // the connection stays, and what the client sends is taken, but leads nowhere
 }
 
 func startProxy(t *testing.T, serverURL string) (*proxy, string) {
@@ -270,6 +271,10 @@ func (p *proxy) forward(server, client net.Conn) {
 			return
 		}
 		if c := p.next.Load(); c != nil && bytes.Contains(buf[:n], []byte(c.at)) && p.next.CompareAndSwap(c, nil) {
+			if c.silent {
+				io.Copy(io.Discard, client)
+				return
+			}
 			client.Close()
 			if c.deliver {
 				server.Write(buf[:n])
