@@ -77,6 +77,9 @@ func (s *Server) UploadKeys(ctx context.Context, req api.UploadKeys) (map[string
 			return err
 		}
 		counts, err = oneTimeCounts(ctx, tx, req.User, req.Device)
+		if err == nil && len(oneTime) > 0 {
+			err = checkOneTimeCounts(counts)
+		}
 		return err
 	})
 	if err != nil {
@@ -206,6 +209,9 @@ func (s *Server) DeleteDevices(ctx context.Context, user id.User, devices []id.D
 				if _, err := tx.Exec(ctx, q, string(user), string(dev)); err != nil {
 					return fmt.Errorf("keyserver: deleting device: %w", err)
 				}
+			}
+			if _, err := tx.Exec(ctx, deleteDeviceClaimedSQL, deviceHash(user, dev)); err != nil {
+				return fmt.Errorf("keyserver: deleting device: %w", err)
 			}
 			return nil
 		})

@@ -8,6 +8,10 @@
 // sender is answered and arrives once, and a change of a device list is seen by
 // everybody who shares a room with the user, here and on other servers.
 //
+// A client that got no answer uploads again, and somebody may have claimed keys of the first upload meanwhile. So hashes of
+// keys that were handed out are remembered (claimed.go), and what is there is passed by in silence. What it
+// remembers is the key, not its name alone: no rule forbids another key under a name that is free again.
+//
 // Keys are stored as the JSON they came in, without signatures of other users;
 // signatures have a table of their own and are merged on reading, because who
 // may see a signature depends on who asks (a user-signing key's signatures are

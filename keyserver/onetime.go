@@ -79,27 +79,17 @@ func parseOneTimeKeys(in map[string]json.RawMessage) ([]oneTimeKey, error) {
 	return keys, nil
 }
 
-// insertOneTimeKeys adds keys. The same key again is fine; another key under
-// the same name is refused, because the first may have been handed out.
+// insertOneTimeKeys adds keys. The same key again is fine, and is not stored a second time if it was handed out since;
+// another key under the name of one that is there is refused, because nobody could tell which was handed out.
 func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
 	if len(keys) == 0 {
 		return nil
-	}
-	counts, err := oneTimeCounts(ctx, tx, user, dev)
-	if err != nil {
-		return err
-	}
-	total := len(keys)
-	for _, n := range counts {
-		total += n
-	}
-	if total > maxOneTimeKeys {
-		return merr.TooLarge("a device may keep at most %d one-time keys", maxOneTimeKeys)
 	}
 	var next int64
 	if err := tx.QueryRow(ctx, nextOneTimeSQL, string(user), string(dev)).Scan(&next); err != nil {
 		return fmt.Errorf("keyserver: ordering one-time keys: %w", err)
 	}
+	var stored []oneTimeKey
 	for i, k := range keys {
 		res, err := tx.Exec(ctx, insertOneTimeSQL, string(user), string(dev), k.algorithm, k.keyID, next+int64(i), k.json)
 		if err != nil {
@@ -110,13 +100,14 @@ func insertOneTimeKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.D
 			return fmt.Errorf("keyserver: storing one-time key: %w", err)
 		}
 		if n == 0 {
-			err = sameOneTimeKey(ctx, tx, user, dev, k)
+			if err := sameOneTimeKey(ctx, tx, user, dev, k); err != nil {
+				return err
+			}
+			continue
 		}
-		if err != nil {
-			return err
-		}
+		stored = append(stored, k)
 	}
-	return nil
+	return dropClaimed(ctx, tx, user, dev, stored)
 }
 
 // sameOneTimeKey checks that the key which is there already is the uploaded one. A client that
@@ -129,10 +120,15 @@ func sameOneTimeKey(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Devi
 		return nil // handed out between the two statements; it must not be once more
 	case err != nil:
 		return fmt.Errorf("keyserver: reading one-time key: %w", err)
-	case string(have) != string(k.json):
-		return merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
+	case string(have) == string(k.json):
+		return nil
 	}
-	return nil
+	// A key that was handed out, whose name another one has now, may come again too.
+	claimed, err := whichClaimed(ctx, tx, user, dev, []int64{k.hash()})
+	if err == nil && len(claimed) == 0 {
+		err = merr.Unknown("one-time key %s:%s exists already with another value", k.algorithm, k.keyID)
+	}
+	return err
 }
 
 func replaceFallbackKeys(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, keys []oneTimeKey) error {
@@ -162,6 +158,19 @@ func oneTimeCounts(ctx context.Context, q sqldb.Querier, user id.User, dev id.De
 		counts[alg] = n
 	}
 	return counts, rows.Err()
+}
+
+// checkOneTimeCounts refuses an upload after which a device has too many keys. It is known only
+// then, because some of them may be there already.
+func checkOneTimeCounts(counts map[string]int) error {
+	total := 0
+	for _, n := range counts {
+		total += n
+	}
+	if total > maxOneTimeKeys {
+		return merr.TooLarge("a device may keep at most %d one-time keys", maxOneTimeKeys)
+	}
+	return nil
 }
 
 // KeyCounts implements api.Keys.
@@ -258,32 +267,39 @@ func (s *Server) countKeys(ctx context.Context, user id.User, dev id.Device) (ap
 // claimLocal takes one key of a device: the oldest one-time key, or else the
 // fallback key, or nothing.
 func (s *Server) claimLocal(ctx context.Context, user id.User, dev id.Device, alg string) (keyID string, key []byte, err error) {
-	err = s.DB.Update(ctx, func(tx *sqldb.Tx) error {
+	err = s.DB.Update(ctx, func(tx *sqldb.Tx) (err error) {
 		s.recount(tx, user, dev)
-		for {
-			keyID, key = "", nil
-			err := tx.QueryRow(ctx, oldestOneTimeSQL, string(user), string(dev), alg).Scan(&keyID, &key)
-			if errors.Is(err, sql.ErrNoRows) {
-				return s.claimFallback(ctx, tx, user, dev, alg, &keyID, &key)
-			}
-			if err != nil {
-				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
-			}
-			res, err := tx.Exec(ctx, deleteOneTimeSQL, string(user), string(dev), alg, keyID)
-			if err != nil {
-				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
-			}
-			n, err := res.RowsAffected()
-			if err != nil {
-				return fmt.Errorf("keyserver: claiming a one-time key: %w", err)
-			}
-			if n == 1 {
-				return nil
-			}
-			// Another node took this key between our two statements.
+		if keyID, key, err = s.claimOneTime(ctx, tx, user, dev, alg); err != nil || key != nil {
+			return err
 		}
+		return s.claimFallback(ctx, tx, user, dev, alg, &keyID, &key)
 	})
 	return keyID, key, err
+}
+
+// claimOneTime takes a device's oldest one-time key; key is nil where there is none.
+func (s *Server) claimOneTime(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, alg string) (keyID string, key []byte, err error) {
+	for {
+		err := tx.QueryRow(ctx, oldestOneTimeSQL, string(user), string(dev), alg).Scan(&keyID, &key)
+		if errors.Is(err, sql.ErrNoRows) {
+			return "", nil, nil
+		}
+		if err != nil {
+			return "", nil, fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+		}
+		res, err := tx.Exec(ctx, deleteOneTimeSQL, string(user), string(dev), alg, keyID)
+		if err != nil {
+			return "", nil, fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+		}
+		n, err := res.RowsAffected()
+		if err != nil {
+			return "", nil, fmt.Errorf("keyserver: claiming a one-time key: %w", err)
+		}
+		if n == 1 {
+			return keyID, key, s.noteClaimed(ctx, tx, user, dev, oneTimeKey{alg, keyID, key})
+		}
+		// Another node took this key between our two statements.
+	}
 }
 
 func (s *Server) claimFallback(ctx context.Context, tx *sqldb.Tx, user id.User, dev id.Device, alg string, keyID *string, key *[]byte) error {

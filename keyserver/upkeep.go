@@ -56,6 +56,7 @@ func (s *Server) upkeep() []upkeep.Task {
 		{Kind: "backup_keys", Every: hourly, Run: func(ctx context.Context) (int64, error) {
 			return upkeep.Delete(ctx, s.DB, deleteBackupKeysSQL)
 		}},
+		{Kind: "key_claimed", Every: daily, Run: s.deleteClaimed},
 		{Kind: "device_lists", Every: daily, Run: s.deleteStrangers},
 	}
 }
