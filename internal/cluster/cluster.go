@@ -352,7 +352,8 @@ func (c *Cluster) Begin(ctx context.Context) context.Context {
 }
 
 // Stale tells of what has a context from Begin whether this node was away since, or is, so that others may have counted it out: who
-// asked for it may have asked another one, and for something else after it. It is false of what nobody asked for. It takes no lock.
+// asked for it may have asked another one, and for something else after it. It is false of what nobody asked for. Where heartbeats
+// are late it waits for one.
 func (c *Cluster) Stale(ctx context.Context) bool {
 	if c.table == nil {
 		return false
@@ -361,9 +362,18 @@ func (c *Cluster) Stale(ctx context.Context) bool {
 	if !ok {
 		return false
 	}
-	v := c.view.Load()
-	return then != v.absences || v.counted != 0 && c.elapsed() >= v.counted
+	if v := c.view.Load(); then == v.absences && v.counted != 0 && c.elapsed() >= v.counted {
+		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), staleTime)
+		defer cancel()
+		if err := c.beat(ctx); err != nil && !errors.Is(err, ErrLeft) { // logged, counted
+			return true
+		}
+	}
+	return then != c.view.Load().absences
 }
+
+// staleTime bounds the heartbeat by which Stale finds out.
+const staleTime = 2 * time.Second
 
 // Changed gives a channel that is closed when there is news: a node came or went, began to leave or has
 // another address, or this node began or ceased to own its share. The caller takes the channel first, then looks, then waits.

@@ -263,15 +263,21 @@ func TestStale(t *testing.T) {
 		w.pass(3, a)
 		check("after three seconds without a heartbeat", asked, false)
 		w.pass(2, a)
+		woken := b.Begin(t.Context())
 		check("after five", asked, true)
 		check("what nobody asked for", t.Context(), false)
-		woken := b.Begin(t.Context())
-		w.beats(b)
-		check("back again", asked, true)
 		check("what was asked while it was away", woken, true)
 		check("what may have waited for it", b.Begin(t.Context()), true)
 		w.now += settleTime
 		check("what is asked now", b.Begin(t.Context()), false)
+		// All are without the database, or stand still, at the same time.
+		asked = b.Begin(t.Context())
+		w.pass(60)
+		w.beats(a)
+		check("after a minute in which nobody had the database", asked, false)
+		b.db.putFails = true
+		w.now += 6 * time.Second
+		check("while it does not answer", asked, true)
 	})
 	onTables(t, func(t *testing.T, w *world) {
 		a := w.join("rooms")

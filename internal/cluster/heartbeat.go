@@ -73,12 +73,11 @@ func (c *Cluster) write(ctx context.Context) error {
 func (c *Cluster) own() row {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	c.beatNo++
 	c.self.Load = c.load.Load()
 	if c.cfg.Schemas != nil {
 		c.self.Schemas = c.cfg.Schemas()
 	}
-	return row{Node: c.self, beat: c.beatNo}
+	return row{Node: c.self, beat: c.beatNo + 1}
 }
 
 // finish takes in what a heartbeat has brought.
@@ -113,6 +112,10 @@ func (c *Cluster) finish(start time.Duration, rows []row, err error, gaveUp bool
 // its own, and gives up after some four seconds whom it cannot reach.
 const lateBeats = 4
 
+// aliveBeats is how many heartbeats of another node show that it lived, with the database, while this one had not, so that it may
+// have counted this one out. Two may come around a time in which nobody had the database.
+const aliveBeats = 3
+
 // settleTime is for how long a node that was away takes what it reads for what waited in its connections meanwhile.
 const settleTime = 500 * time.Millisecond
 
@@ -130,19 +133,21 @@ func (c *Cluster) noticeLoss(now time.Duration) {
 // accept takes in what a heartbeat read that began at start and has its rows at end. A beat that changed was
 // seen at the end, and silence is counted to the start: what happened between them is held against nobody.
 func (c *Cluster) accept(start, end time.Duration, rows []row) error {
-	c.observe(start, end, rows)
+	progress := c.observe(start, end, rows)
 	if len(rows) > MaxNodes {
 		return ErrFull
 	}
+	c.beatNo++
 	c.noticeLoss(end)
 	from := c.view.Load().from
 	alone := c.alone()
 	if c.fresh || end-c.renewed > c.cfg.DeadAfter { // others may have counted this node out, and own its share
 		from = end + c.cfg.LeaseTime
-		if !alone {
-			c.absences++
-			c.settled = end + settleTime
-		}
+	}
+	// While the database was away for all, nobody has counted anybody out.
+	if !c.fresh && !alone && end-c.renewed > c.cfg.DeadAfter && progress >= aliveBeats {
+		c.absences++
+		c.settled = end + settleTime
 	}
 	if alone {
 		from = min(from, end)
@@ -165,8 +170,9 @@ func (c *Cluster) alone() bool {
 	return true
 }
 
-// observe remembers what it sees of the others and judges who lives.
-func (c *Cluster) observe(start, end time.Duration, rows []row) {
+// observe remembers what it sees of the others and judges who lives. It gives by how many heartbeats the one of them went on that went on
+// most since it last looked.
+func (c *Cluster) observe(start, end time.Duration, rows []row) (progress int64) {
 	away := start-c.looked > c.cfg.LeaseTime
 	c.looked = end
 	before := c.seen
@@ -177,6 +183,11 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) {
 			continue
 		}
 		s := before[r.ID]
+		if s == nil {
+			progress = max(progress, r.beat)
+		} else {
+			progress = max(progress, r.beat-s.beat)
+		}
 		if s == nil || s.beat != r.beat || away {
 			s = &seen{beat: r.beat, at: end}
 		}
@@ -185,6 +196,7 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) {
 		o.Beat = r.beat
 		c.others = append(c.others, o)
 	}
+	return progress
 }
 
 // publish makes a view of what is known, for Owns and the others to look at.
