@@ -13,6 +13,7 @@ import (
 
 	"github.com/sirupsen/logrus"
 
+	"weft/internal/cluster"
 	"weft/internal/sqldb"
 	"weft/matrix/event"
 	"weft/matrix/id"
@@ -55,6 +56,13 @@ func (c *Config) Validate() error {
 	if c.Cluster.HTTPListen != "" {
 		if err := checkAddress(c.Cluster.HTTPListen); err != nil {
 			fail("cluster.http_listen", "%v", err)
+		}
+	}
+	for _, a := range []struct{ key, value string }{
+		{"cluster.advertise", c.Cluster.Advertise}, {"cluster.http_advertise", c.Cluster.HTTPAdvertise},
+	} {
+		if err := checkAdvertised(a.value); a.value != "" && err != nil {
+			fail(a.key, "%v", err)
 		}
 	}
 	c.validateFederation(fail)
@@ -125,6 +133,17 @@ func checkAddress(a string) error {
 		return fmt.Errorf("%q has no valid port", a)
 	}
 	return nil
+}
+
+// checkAdvertised looks at an address that other processes are told.
+func checkAdvertised(a string) error {
+	if err := checkAddress(a); err != nil {
+		return err
+	}
+	if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "0" {
+		return fmt.Errorf("%q must name the host and the port where others reach this process", a)
+	}
+	return cluster.CheckAddress(a)
 }
 
 // trustedProxies parses the ranges; a plain address is a range of one.

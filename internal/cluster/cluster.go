@@ -96,8 +96,11 @@ func (cfg *Config) check() error {
 		}
 	}
 	return errors.Join(checkText("list of components", strings.Join(cfg.Components, ","), maxComponents),
-		checkText("version", cfg.Version, maxVersion), checkText("address", cfg.Address, maxAddress))
+		checkText("version", cfg.Version, maxVersion), CheckAddress(cfg.Address))
 }
+
+// CheckAddress tells whether SetAddress would take an address.
+func CheckAddress(address string) error { return checkText("address", address, maxAddress) }
 
 func checkText(what, s string, limit int) error {
 	if len(s) > limit {
@@ -383,7 +386,7 @@ func (c *Cluster) Changed() <-chan struct{} { return c.view.Load().changed }
 // SetAddress tells the others where this node listens: its bus, and for requests that are handed on; host:port, at
 // most 300 bytes each. On an error of the database the next heartbeat tells them.
 func (c *Cluster) SetAddress(ctx context.Context, bus, http string) error {
-	if err := errors.Join(checkText("address", bus, maxAddress), checkText("address", http, maxAddress)); err != nil {
+	if err := errors.Join(CheckAddress(bus), CheckAddress(http)); err != nil {
 		return err
 	}
 	if !c.change(func(self *Node) { self.Address, self.HTTP = bus, http }) {

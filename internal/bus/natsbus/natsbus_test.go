@@ -478,7 +478,6 @@ func TestStartFails(t *testing.T) {
 		"no identity":    func(c *natsbus.Config) { c.Identity = nil },
 		"no certificate": func(c *natsbus.Config) { c.Identity = []byte("x") },
 		"no address":     func(c *natsbus.Config) { c.Listen = "127.0.0.1" },
-		"peer":           func(c *natsbus.Config) { c.Peers = []string{"x"} },
 		"no node":        func(c *natsbus.Config) { c.Node = "" },
 		"long node":      func(c *natsbus.Config) { c.Node = string(make([]byte, 1000)) },
 		"URL":            func(c *natsbus.Config) { c.URL = "nats://[::1" },
@@ -490,9 +489,23 @@ func TestStartFails(t *testing.T) {
 			closeBus(t, b)
 		}
 	}
-	if err := a.SetPeers([]string{"nonsense"}); err == nil {
-		t.Error("a peer without a port was taken")
-	}
+}
+
+// What one node says of itself wrongly keeps nobody from the others.
+func TestAddressesThatAreNone(t *testing.T) {
+	noLeaks(t)
+	id := identity(t)
+	none := []string{"10.0.0.5", "nonsense:port", ":4222", "host:0", "host:65536", "", "\x00"}
+	a := start(t, config("a", id))
+	cfg := config("b", id)
+	cfg.Peers = append(none, a.Addr())
+	b := start(t, cfg)
+	flowing(t, b, a)
+	flowing(t, a, b)
+	c := start(t, config("c", id))
+	setPeers(t, c, append(none, b.Addr())...)
+	flowing(t, b, c)
+	flowing(t, c, b)
 }
 
 func TestDropAndMetrics(t *testing.T) {

@@ -29,10 +29,7 @@ func (b *Bus) startServer(ctx context.Context) error {
 	if b.tls, err = TLSConfig(b.cfg.Identity); err != nil {
 		return err
 	}
-	routes, err := routeURLs(b.cfg.Peers, "")
-	if err != nil {
-		return err
-	}
+	routes := b.routeURLs(b.cfg.Peers, "")
 	opts, err := b.serverOptions(routes)
 	if err != nil {
 		return err
@@ -131,16 +128,13 @@ func (b *Bus) Addr() string {
 
 // SetPeers says where the route listeners of the other nodes are (host:port each; this node's own does no harm). New
 // ones are connected to, and tried once a second until they answer or are named no more; routes to addresses that
-// are named no more are closed. It waits for no network. With an external NATS it does nothing. The error is about
-// an address that is none; then nothing changes.
+// are named no more are closed. An address that is none is left out, which is logged: its node said it, and the others are
+// there all the same. It waits for no network. With an external NATS it does nothing. After an error nothing has changed.
 func (b *Bus) SetPeers(addrs []string) error {
 	if b.srv == nil {
 		return nil
 	}
-	routes, err := routeURLs(addrs, b.Addr())
-	if err != nil {
-		return err
-	}
+	routes := b.routeURLs(addrs, b.Addr())
 	b.peersMu.Lock()
 	defer b.peersMu.Unlock()
 	if slices.EqualFunc(routes, b.routes, func(x, y *url.URL) bool { return x.Host == y.Host }) {
@@ -158,19 +152,20 @@ func (b *Bus) SetPeers(addrs []string) error {
 }
 
 // routeURLs are the addresses, each once and without own.
-func routeURLs(addrs []string, own string) ([]*url.URL, error) {
+func (b *Bus) routeURLs(addrs []string, own string) (out []*url.URL) {
 	addrs = slices.Clone(addrs)
 	slices.Sort(addrs)
-	var out []*url.URL
 	for _, a := range slices.Compact(addrs) {
-		if host, port, err := net.SplitHostPort(a); err != nil || host == "" || port == "" {
-			return nil, fmt.Errorf("natsbus: address of a peer: %q is not host:port", a)
+		host, port, err := net.SplitHostPort(a)
+		if n, portErr := strconv.ParseUint(port, 10, 16); err != nil || portErr != nil || host == "" || n == 0 {
+			b.lines.warnf("the address of a peer, %.100q, is not host:port; it is left out", a)
+			continue
 		}
 		if a != own {
 			out = append(out, &url.URL{Scheme: "nats-route", Host: a})
 		}
 	}
-	return out, nil
+	return out
 }
 
 // stopServer stops the embedded server and waits until its goroutines ended, or until ctx ends.
