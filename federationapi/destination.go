@@ -57,8 +57,9 @@ type destination struct {
 	// the specification does.
 	most int
 
-	running  bool // a worker is at it
-	failures int  // in a row
+	running  bool  // a worker is at it
+	failures int   // in a row
+	failing  int64 // when the first of them was, in milliseconds
 	tried    time.Time
 	retryAt  time.Time
 	heard    bool // it sent us something since it last failed
@@ -75,8 +76,11 @@ func (d *destination) fallBehind(pos int64) {
 }
 
 func (d *destination) row() behindRow {
-	return behindRow{d.name, d.from, d.failures, d.retryAt.UnixMilli()}
+	return behindRow{d.name, d.from, d.failures, d.retryAt.UnixMilli(), d.failing}
 }
+
+// works notes that it can be reached.
+func (d *destination) works() { d.failures, d.failing, d.heard = 0, 0, false }
 
 func (d *destination) stopTimer() {
 	if d.timer != nil {
@@ -275,7 +279,7 @@ func (o *outbound) park(d *destination) (more bool) {
 	case len(d.queue) > 0 || d.durable || len(d.edus) > 0 || d.behind && d.from < d.share.at:
 		return true
 	case d.behind && d.heard: // as good as delivered
-		d.failures, d.heard = 0, false
+		d.works()
 		return true
 	}
 	d.parked = d.behind
@@ -445,7 +449,7 @@ func (o *outbound) sent(ctx context.Context, d *destination, b batch) error {
 		return err
 	}
 	o.mu.Lock()
-	d.failures, d.heard = 0, false
+	d.works()
 	if d.most *= 2; d.most >= fedclient.MaxPDUs+fedclient.MaxEDUs {
 		d.most = 0
 	}
@@ -484,6 +488,9 @@ func (o *outbound) failed(ctx context.Context, d *destination, cause error) {
 		pause = o.limits.backoff(1)
 	}
 	d.tried = o.cfg.Now()
+	if d.failures == 1 {
+		d.failing = d.tried.UnixMilli()
+	}
 	d.retryAt, d.heard = d.tried.Add(pause), false
 	switch {
 	case d.behind:

@@ -23,9 +23,10 @@ const (
 	fenceSQL  = `SELECT pos FROM fed_cursor WHERE shard = $1 AND owner = $2`
 	ownersSQL = `SELECT shard, owner FROM fed_cursor`
 
-	selectBehindSQL = `SELECT server, pos, failures, retry_ts FROM fed_destinations`
-	upsertBehindSQL = `INSERT INTO fed_destinations (server, pos, failures, retry_ts) VALUES ($1, $2, $3, $4)
-		ON CONFLICT (server) DO UPDATE SET pos = excluded.pos, failures = excluded.failures, retry_ts = excluded.retry_ts`
+	selectBehindSQL = `SELECT server, pos, failures, retry_ts, failing_ts FROM fed_destinations`
+	upsertBehindSQL = `INSERT INTO fed_destinations (server, pos, failures, retry_ts, failing_ts) VALUES ($1, $2, $3, $4, $5)
+		ON CONFLICT (server) DO UPDATE SET pos = excluded.pos, failures = excluded.failures, retry_ts = excluded.retry_ts,
+			failing_ts = excluded.failing_ts`
 	deleteBehindSQL = `DELETE FROM fed_destinations WHERE server = $1`
 
 	insertEDUSQL  = `INSERT INTO fed_edus (server, edu) VALUES ($1, $2)`
@@ -46,6 +47,8 @@ type behindRow struct {
 	pos      int64
 	failures int
 	retryTS  int64
+	// failingTS is when the first of the failures was; 0: there are none.
+	failingTS int64
 }
 
 // outStore is the tables of the outbound side.
@@ -185,7 +188,7 @@ func listBehind(ctx context.Context, q sqldb.Querier) (out []behindRow, err erro
 	defer rows.Close()
 	for rows.Next() {
 		var r behindRow
-		if err := rows.Scan(&r.server, &r.pos, &r.failures, &r.retryTS); err != nil {
+		if err := rows.Scan(&r.server, &r.pos, &r.failures, &r.retryTS, &r.failingTS); err != nil {
 			return nil, fmt.Errorf("federationapi: reading destinations: %w", err)
 		}
 		out = append(out, r)
@@ -203,7 +206,7 @@ func (st outStore) setBehind(ctx context.Context, sh *share, rows ...behindRow) 
 			return err
 		}
 		for _, r := range rows {
-			if _, err := tx.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS); err != nil {
+			if _, err := tx.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS, r.failingTS); err != nil {
 				return fmt.Errorf("federationapi: storing a destination: %w", err)
 			}
 		}

@@ -192,8 +192,8 @@ func TestDestinationAliveEndsThePause(t *testing.T) {
 		limits.MaxBackoff = time.Hour
 		// Both failed for long before this server was started.
 		s := w.server(net, limits)
-		w.behind(s, behindRow{one, 0, 30, time.Now().Add(time.Hour).UnixMilli()},
-			behindRow{two, 0, 30, time.Now().Add(time.Hour).UnixMilli()})
+		w.behind(s, behindRow{one, 0, 30, time.Now().Add(time.Hour).UnixMilli(), 1},
+			behindRow{two, 0, 30, time.Now().Add(time.Hour).UnixMilli(), 1})
 		s = w.server(net, limits)
 		w.start(s)
 		last := room.say(alice, "hello")
@@ -246,6 +246,37 @@ func TestParkedDestinationKeepsItsBackoff(t *testing.T) {
 		last := room.say(alice, "are you there")
 		net.waitGot(t, one, last.ID)
 		eventually(t, "it is forgotten", func() bool { return s.waiting() == 0 })
+	})
+}
+
+// Since when a server fails is kept through further failures and restarts, until it can be reached.
+func TestFailingSince(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		net := newNetwork()
+		net.fails(one)
+		began := time.Now().UnixMilli()
+		s := w.server(net, quickLimits())
+		stop := w.start(s)
+		w.edu(s, "m.x", 1, true, "", one)
+		const query = `SELECT COALESCE(MAX(failures), 0) FROM fed_destinations`
+		since := func() int64 { return w.count(`SELECT COALESCE(MAX(failing_ts), 0) FROM fed_destinations`) }
+		eventually(t, "it fails", func() bool { return w.count(query) >= 1 })
+		first := since()
+		if now := time.Now().UnixMilli(); first < began || first > now {
+			t.Errorf("it fails since %d, between %d and %d", first, began, now)
+		}
+		failures := w.count(query)
+		eventually(t, "it fails again", func() bool { return w.count(query) > failures })
+		stop()
+		failures = w.count(query)
+		s = w.server(net, quickLimits())
+		w.start(s)
+		eventually(t, "it fails after a restart", func() bool { return w.count(query) > failures })
+		if again := since(); again != first {
+			t.Errorf("it fails since %d, and that was %d", again, first)
+		}
+		net.fails()
+		eventually(t, "it is forgotten", func() bool { return w.count(`SELECT COUNT(*) FROM fed_destinations`) == 0 })
 	})
 }
 

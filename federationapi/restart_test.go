@@ -38,7 +38,7 @@ func (w *world) snapshot() disk {
 		}
 		for rows.Next() {
 			var r behindRow
-			if err := rows.Scan(&r.server, &r.pos, &r.failures, &r.retryTS); err != nil {
+			if err := rows.Scan(&r.server, &r.pos, &r.failures, &r.retryTS, &r.failingTS); err != nil {
 				return err
 			}
 			d.behind = append(d.behind, r)
@@ -82,7 +82,7 @@ func (w *world) restore(d disk) {
 			}
 		}
 		for _, r := range d.behind {
-			if _, err := tx.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS); err != nil {
+			if _, err := tx.Exec(ctx, upsertBehindSQL, string(r.server), r.pos, r.failures, r.retryTS, r.failingTS); err != nil {
 				return err
 			}
 		}

@@ -150,7 +150,7 @@ func (o *outbound) take(ctx context.Context, shards []int) error {
 	for _, r := range t.behind {
 		if sh := o.held(r.server); sh != nil && sh.owner == owner {
 			o.dests[r.server] = &destination{
-				name: r.server, share: sh, behind: true, stored: true, from: r.pos, failures: r.failures,
+				name: r.server, share: sh, behind: true, stored: true, from: r.pos, failures: r.failures, failing: r.failingTS,
 				retryAt: time.UnixMilli(r.retryTS), durable: true,
 			}
 		}

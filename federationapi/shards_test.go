@@ -191,7 +191,7 @@ func TestFrozenOwnerIsRefused(t *testing.T) {
 		if err := a.out.store.deleteBehind(w.ctx(), old, one); !errors.Is(err, errFenced) {
 			t.Errorf("removing a destination: %v", err)
 		}
-		if err := a.out.store.setBehind(w.ctx(), old, behindRow{one, 1_000_000, 0, 0}); !errors.Is(err, errFenced) {
+		if err := a.out.store.setBehind(w.ctx(), old, behindRow{one, 1_000_000, 0, 0, 0}); !errors.Is(err, errFenced) {
 			t.Errorf("storing a destination: %v", err)
 		}
 		if n := w.count(`SELECT pos FROM fed_destinations`); n != before {
@@ -518,7 +518,7 @@ func TestHeardElsewhere(t *testing.T) {
 		w.ok(b.out.look(w.ctx()))
 		w.ok(b.out.look(w.ctx()))
 		hear(one)
-		w.behind(a.Server, behindRow{one, 0, 1, 0})
+		w.behind(a.Server, behindRow{one, 0, 1, 0, 1})
 		w.ok(b.out.look(w.ctx()))
 		if n := told.count(TopicAlive); n != 2 {
 			t.Errorf("%d messages, want one more", n)

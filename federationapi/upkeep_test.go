@@ -20,12 +20,18 @@ func TestEDUsDoNotWaitForADeadServer(t *testing.T) {
 			w.ok(err)
 			return n
 		}
-		hours := int(deadFor / time.Hour)
-		w.behind(s, behindRow{one, 0, hours - 1, 0}, behindRow{two, 0, 3, 0})
-		if n := keep(); n != 0 {
-			t.Errorf("%d removed of servers that may come back", n)
+		hours, long := int(deadFor/time.Hour), time.Now().Add(-deadFor-time.Minute).UnixMilli()
+		for _, alive := range [][]behindRow{
+			{{one, 0, hours - 1, 0, long}, {two, 0, 3, 0, long}},        // not tried all the time
+			{{one, 0, 100 * hours, 0, time.Now().UnixMilli()}},          // we hear from it, so it is tried each second
+			{{one, 0, 100 * hours, 0, long + time.Hour.Milliseconds()}}, // the same, almost long enough
+		} {
+			w.behind(s, alive...)
+			if n := keep(); n != 0 {
+				t.Errorf("%d removed of servers that may come back: %v", n, alive)
+			}
 		}
-		w.behind(s, behindRow{one, 0, hours, 0})
+		w.behind(s, behindRow{one, 0, hours, 0, long})
 		if n := keep(); n != 2 {
 			t.Errorf("%d removed, want those of one server", n)
 		}

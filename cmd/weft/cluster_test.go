@@ -105,7 +105,7 @@ func makeLag(t *testing.T, url string) {
 			{`INSERT INTO stream_positions (name, pos) VALUES ('events', 5000) ON CONFLICT (name) DO UPDATE SET pos = excluded.pos`, nil},
 			{`UPDATE fed_cursor SET pos = CASE WHEN shard = 7 THEN 1000 ELSE 5000 END`, nil},
 			{`UPDATE sync_followers SET pos = 500 WHERE name = 'events'`, nil},
-			{`INSERT INTO fed_destinations (server, pos, failures, retry_ts) VALUES ('one.test', 1, 1, 0), ('two.test', 1, 9, 0), ('three.test', 1, 0, 0)`, nil},
+			{`INSERT INTO fed_destinations (server, pos, failures, retry_ts, failing_ts) VALUES ('one.test', 1, 1, 0, 1), ('two.test', 1, 9, 0, 1), ('three.test', 1, 0, 0, 0)`, nil},
 			{`INSERT INTO fed_edus (server, edu) SELECT 'one.test', CAST('{}' AS BYTEA) FROM generate_series(1, 10100)`, nil},
 			{`INSERT INTO inbound_events (seq, received, room_nid, events, origin, data) VALUES
 				(1, $1, 1, 3, 'one.test', ''), (2, $2, 1, 3, 'one.test', ''), (3, $2, 2, 1, 'one.test', '')`, []any{old, old + 30_000}},
