@@ -43,9 +43,13 @@ type roomServers struct {
 // maxHeld bounds the rooms that are remembered, and the servers in them.
 const maxHeld = 200_000
 
-// maxMoved bounds the members of a room that are looked up at each event. Where
-// more have changed, all that are there now or have left get the events.
-const maxMoved = 500
+const (
+	// movedChunk is how many members are looked up at once in the state at an event.
+	movedChunk = 500
+	// maxAsked is of how many servers it is asked one by one whether they have a member who stayed; of more, all members
+	// of the room are read.
+	maxAsked = 20
+)
 
 func newRoutes(store *eventstore.Reader, self, only id.Server) *routes {
 	return &routes{store: store, self: self, only: only, rooms: map[nid.Room]*roomServers{}}
@@ -229,68 +233,114 @@ func (r *routes) target(e *eventstore.Event) id.User {
 // get an event.
 func (r *routes) judge(ctx context.Context, e *eventstore.Event, moved []eventstore.Member, target id.User) (map[id.Server]bool, error) {
 	was := map[id.Server]bool{}
-	if len(moved) > maxMoved {
-		for _, m := range moved {
-			was[m.User.Server()] = true
-		}
-		if target != "" {
-			was[target.Server()] = true
-		}
-		return was, nil
-	}
-	var keys []eventauth.Key
-	for _, m := range moved {
-		keys = append(keys, eventauth.Key{Type: eventauth.TypeMember, StateKey: string(m.User)})
-	}
-	if target != "" {
-		keys = append(keys, eventauth.Key{Type: eventauth.TypeMember, StateKey: string(target)})
-	}
-	if len(keys) == 0 {
+	if len(moved) == 0 && target == "" {
 		return was, nil
 	}
 	before, err := r.store.StateBefore(e)
 	if err != nil {
 		return nil, err
 	}
-	members, err := before.GetMany(ctx, keys)
-	if err != nil {
+	if err := joinedAt(ctx, before, moved, was); err != nil {
 		return nil, err
 	}
-	at := func(user id.User) string {
-		if ev := members[eventauth.Key{Type: eventauth.TypeMember, StateKey: string(user)}]; ev != nil {
-			return ev.Membership()
-		}
-		return ""
-	}
-	for _, m := range moved {
-		s := m.User.Server()
-		was[s] = was[s] || at(m.User) == "join"
-	}
 	if target != "" {
-		// A ban of somebody who had nothing to do with the room concerns nobody else.
-		switch at(target) {
-		case "join", "invite", "knock":
-			was[target.Server()] = true
+		ev, err := before.Get(ctx, eventauth.TypeMember, string(target))
+		if err != nil {
+			return nil, err
+		}
+		if ev != nil {
+			// A ban of somebody who had nothing to do with the room concerns nobody else.
+			switch ev.Membership() {
+			case "join", "invite", "knock":
+				was[target.Server()] = true
+			}
 		}
 	}
-	return was, r.others(ctx, e, moved, was)
+	return was, r.others(ctx, e, before, moved, was)
+}
+
+// joinedAt notes which servers of members had one of them joined in a state. A server is not looked at further when it had.
+func joinedAt(ctx context.Context, state *eventstore.State, members []eventstore.Member, was map[id.Server]bool) error {
+	for part := range slices.Chunk(members, movedChunk) {
+		var keys []eventauth.Key
+		for _, m := range part {
+			if s := m.User.Server(); !was[s] {
+				was[s] = false
+				keys = append(keys, eventauth.Key{Type: eventauth.TypeMember, StateKey: string(m.User)})
+			}
+		}
+		if len(keys) == 0 {
+			continue
+		}
+		found, err := state.GetMany(ctx, keys)
+		if err != nil {
+			return err
+		}
+		for key, ev := range found {
+			if ev.Membership() == "join" {
+				was[id.User(key.StateKey).Server()] = true
+			}
+		}
+	}
+	return nil
 }
 
 // others decides on servers none of whose moved members was in the room at the event: another
 // of their users may have been, and have stayed. A server that came since gets what was before by asking for it.
-func (r *routes) others(ctx context.Context, e *eventstore.Event, moved []eventstore.Member, was map[id.Server]bool) error {
-	asked := map[id.Server]bool{}
+func (r *routes) others(ctx context.Context, e *eventstore.Event, before *eventstore.State, moved []eventstore.Member, was map[id.Server]bool) error {
+	// Who stayed was there when the room was read, and its server with it.
+	var open []id.Server
+	for _, s := range r.rooms[e.RoomNID].current {
+		if in, known := was[s]; known && !in {
+			open = append(open, s)
+		}
+	}
+	if len(open) == 0 {
+		return nil
+	}
+	if err := r.stayed(ctx, e, open, was); err != nil {
+		return err
+	}
+	// Who was in the room at the event, and left after the moved members were read and before it was asked who stayed, is among those
+	// who have moved by now.
+	now, err := r.movedSince(ctx, []nid.Room{e.RoomNID}, e.StreamPos-1)
+	if err != nil {
+		return err
+	}
+	known := make(map[id.User]bool, len(moved))
 	for _, m := range moved {
-		s := m.User.Server()
-		if was[s] || asked[s] {
-			continue
+		known[m.User] = true
+	}
+	late := slices.DeleteFunc(now[e.RoomNID], func(m eventstore.Member) bool {
+		return known[m.User] || !slices.Contains(open, m.User.Server())
+	})
+	return joinedAt(ctx, before, late, was)
+}
+
+// stayed notes which of some servers have a member who has been joined since before an event.
+func (r *routes) stayed(ctx context.Context, e *eventstore.Event, servers []id.Server, was map[id.Server]bool) error {
+	if len(servers) <= maxAsked {
+		for _, s := range servers {
+			in, err := r.store.ServerStayed(ctx, e.RoomNID, s, e.StreamPos)
+			if err != nil {
+				return err
+			}
+			was[s] = in
 		}
-		asked[s] = true
-		stayed, err := r.store.ServerStayed(ctx, e.RoomNID, s, e.StreamPos)
-		if err != nil {
-			return err
+		return nil
+	}
+	members, err := r.store.MovedMembers(ctx, []nid.Room{e.RoomNID}, math.MinInt64, e.StreamPos-1)
+	if err != nil {
+		return err
+	}
+	stayed := map[id.Server]bool{}
+	for _, m := range members[e.RoomNID] {
+		if m.Membership == eventstore.Join {
+			stayed[m.User.Server()] = true
 		}
-		was[s] = stayed
+	}
+	for _, s := range servers {
+		was[s] = stayed[s]
 	}
 	return nil
 }

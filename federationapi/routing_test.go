@@ -1,11 +1,13 @@
 package federationapi
 
 import (
+	"fmt"
 	"math/rand/v2"
 	"slices"
 	"testing"
 
 	"weft/internal/eventstore"
+	"weft/internal/nid"
 	"weft/matrix/event"
 	"weft/matrix/id"
 )
@@ -141,21 +143,56 @@ func TestKickReachesAServerBehind(t *testing.T) {
 	})
 }
 
+// However many have moved since, an event goes to the servers that were in the room, and to no others.
 func TestManyChangesAtOnce(t *testing.T) {
 	onBoth(t, func(t *testing.T, w *world) {
-		r := w.newRoom(alice, oscar)
-		e := r.say(alice, "hi")
-		var events []*event.Event
-		tips, depth := r.tips, r.depth
-		for i := range maxMoved + 1 {
-			u := id.User("@u" + string(rune('a'+i%26)) + string(rune('a'+i/26)) + ":two.example")
-			ev := r.build(u, "m.room.member", ptr(string(u)), map[string]any{"membership": "join"})
-			r.tips, r.depth = []*event.Event{ev}, ev.Depth
-			events = append(events, ev)
+		for _, servers := range []int{1, maxAsked + 5} {
+			kicked := id.User("@kicked:four.example")
+			r := w.newRoom(alice, oscar, tina, kicked)
+			e := r.say(alice, "hi")
+			r.member(alice, kicked, "leave")
+			var events []*event.Event
+			tips, depth := r.tips, r.depth
+			for i := range movedChunk + 1 {
+				server := fmt.Sprintf("s%d.example", i%servers)
+				if i%3 == 0 {
+					server = string(two) // where tina stayed
+				}
+				u := id.User(fmt.Sprintf("@u%d:%s", i, server))
+				ev := r.build(u, "m.room.member", ptr(string(u)), map[string]any{"membership": "join"})
+				r.tips, r.depth = []*event.Event{ev}, ev.Depth
+				events = append(events, ev)
+			}
+			r.tips, r.depth = tips, depth
+			r.putAs(0, events...)
+			if got := w.destinations("", e); !slices.Equal(got, []id.Server{"four.example", one, two}) {
+				t.Errorf("with %d servers more: got %v", servers, got)
+			}
+			for s, want := range map[id.Server]bool{one: true, two: true, "four.example": true, "s0.example": false} {
+				if got := w.destinations(s, e); slices.Contains(got, s) != want {
+					t.Errorf("to %s alone, with %d servers more: got %v", s, servers, got)
+				}
+			}
 		}
-		r.tips, r.depth = tips, depth
-		r.putAs(0, events...)
-		if got := w.destinations("", e); !slices.Equal(got, []id.Server{one, two}) {
+	})
+}
+
+// Who stayed until the room was read, and leaves while it is found out who stayed, was in the room.
+func TestLeaveWhileAnEventIsRouted(t *testing.T) {
+	onBoth(t, func(t *testing.T, w *world) {
+		r := w.newRoom(alice, oscar, tina)
+		e := r.say(alice, "hi")
+		other := id.User("@other:two.example")
+		r.member(other, other, "join")
+		stored, err := w.r.Event(w.ctx(), e.NID)
+		w.ok(err)
+		to := newRoutes(w.r, home, "")
+		w.ok(to.load(w.ctx(), []nid.Room{stored.RoomNID}, stored.StreamPos-1))
+		r.member(tina, tina, "leave")
+		list, err := to.route(w.ctx(), []*eventstore.Event{stored})
+		w.ok(err)
+		got := slices.Sorted(slices.Values(list[0].servers))
+		if !slices.Equal(got, []id.Server{one, two}) {
 			t.Errorf("got %v", got)
 		}
 	})
