@@ -116,7 +116,7 @@ func Start(ctx context.Context, cfg Config) (*Bus, error) {
 	if err := b.connect(); err != nil {
 		return nil, errors.Join(err, b.stopServer(ctx))
 	}
-	b.out = newOutbox(b.prefix+"bus", b.publish)
+	b.out = newOutbox(b.prefix+"bus", b.publish, func() int { return b.MaxData() + headerBytes })
 	if err := b.subscribe(ctx); err != nil {
 		return nil, errors.Join(err, b.Close())
 	}

@@ -18,10 +18,13 @@ import (
 )
 
 // external starts a NATS as an operator would run it, with a port for clients and credentials.
-func external(t testing.TB, port int) *server.Server {
+func external(t testing.TB, port int) *server.Server { return externalThatTakes(t, port, 0) }
+
+// externalThatTakes starts one with a maximum of a message.
+func externalThatTakes(t testing.TB, port int, maxPayload int32) *server.Server {
 	t.Helper()
 	s, err := server.NewServer(&server.Options{Host: "127.0.0.1", Port: port, Username: "weft", Password: "secret",
-		NoLog: true, NoSigs: true})
+		NoLog: true, NoSigs: true, MaxPayload: maxPayload})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -102,6 +105,48 @@ func TestExternalBus(t *testing.T) {
 	external(t, port)
 	flowing(t, a, b)
 	eventually(t, "reconnects are counted", func() bool { return a.Stats().Reconnects == 1 && b.Stats().Reconnects == 1 })
+}
+
+// What goes together is no more than an external NATS takes.
+func TestExternalTakesLittle(t *testing.T) {
+	noLeaks(t)
+	const maxPayload, size, many = 32 << 10, 10 << 10, 200
+	port := externalThatTakes(t, server.RANDOM_PORT, maxPayload).Addr().(*net.TCPAddr).Port
+	a, b := start(t, externalConfig("a", port)), start(t, externalConfig("b", port))
+	flowing(t, a, b)
+	free := make(chan struct{})
+	b.Handle("s", many, func(_ context.Context, data []byte) ([]byte, error) {
+		<-free // so that the answers go together
+		return data, nil
+	})
+	results := make(chan error, many)
+	for range many {
+		go func() {
+			data, err := a.Request(patient(t), "b", "s", make([]byte, size))
+			if err == nil && len(data) != size {
+				err = fmt.Errorf("%d bytes", len(data))
+			}
+			results <- err
+		}()
+	}
+	got := record(t, b, "t")
+	for range many {
+		a.Publish("t", make([]byte, size))
+	}
+	eventually(t, "all messages", func() bool { return len(got.all()) == many })
+	close(free)
+	for range many {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+	largest := make([]byte, a.MaxData())
+	if data, err := a.Request(patient(t), "b", "s", largest); err != nil || len(data) != len(largest) {
+		t.Errorf("%d of %d bytes, %v", len(data), len(largest), err)
+	}
+	if n := a.Stats().Dropped; n != 0 {
+		t.Errorf("%d messages are lost", n)
+	}
 }
 
 func TestExternalComesLater(t *testing.T) {

@@ -14,7 +14,7 @@ const (
 	OutboxBytes = 8 << 20
 
 	outboxCalls = 256       // requests and answers that wait for NATS; more make their senders wait
-	frameBytes  = 256 << 10 // a frame that has more takes nothing further
+	frameBytes  = 256 << 10 // a frame with several items has no more, and no more than NATS takes
 
 	maxSpare   = 8        // buffers that are kept for frames
 	spareBytes = 64 << 10 // the largest of them
@@ -24,8 +24,9 @@ const (
 // alone publishes, and nobody else ever waits for it longer than they want to. What waits for the same place goes there in one
 // frame: a message through NATS costs as much as several calls in one.
 type outbox struct {
-	publish func(f *frame) error // tells the frame's calls of a failure
-	topics  string               // the subject of messages of the bus
+	publish func(f *frame) (dropped uint64) // of its messages; tells its calls of a failure
+	limit   func() int                      // bytes of what NATS takes
+	topics  string                          // the subject of messages of the bus
 
 	mu      sync.Mutex
 	ring    []message
@@ -65,8 +66,8 @@ type frame struct {
 	messages uint64  // of the bus
 }
 
-func newOutbox(topics string, publish func(f *frame) error) *outbox {
-	o := &outbox{publish: publish, topics: topics, wake: make(chan struct{}, 1), calls: make(chan outCall, outboxCalls),
+func newOutbox(topics string, publish func(f *frame) (dropped uint64), limit func() int) *outbox {
+	o := &outbox{publish: publish, limit: limit, topics: topics, wake: make(chan struct{}, 1), calls: make(chan outCall, outboxCalls),
 		stop: make(chan struct{}), stopped: make(chan struct{})}
 	go o.run()
 	return o
@@ -206,7 +207,7 @@ func (o *outbox) frame(to string, it []byte) *frame {
 	for i := len(o.frames) - 1; i >= 0; i-- {
 		f := o.frames[i]
 		if f.to == to {
-			if len(f.data)+len(it) > frameBytes {
+			if len(f.data)+len(it) > min(frameBytes, o.limit()) {
 				break
 			}
 			f.data = append(f.data, it...)
@@ -226,11 +227,9 @@ func (o *outbox) frame(to string, it []byte) *frame {
 func (o *outbox) flush() {
 	for i, f := range o.frames {
 		o.frames[i] = nil
-		if err := o.publish(f); err != nil {
-			o.dropped.Add(f.messages)
-		} else {
-			o.published.Add(f.messages)
-		}
+		dropped := o.publish(f)
+		o.dropped.Add(dropped)
+		o.published.Add(f.messages - dropped)
 		if len(o.spare) < maxSpare && cap(f.data) <= spareBytes {
 			o.spare = append(o.spare, f.data)
 		}

@@ -4,6 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
+	"slices"
 	"strconv"
 	"strings"
 	"sync"
@@ -274,19 +275,67 @@ func (a answer) value() ([]byte, error) {
 	return nil, fmt.Errorf("natsbus: request: unknown status %d of an answer", a.status)
 }
 
-// publish gives a frame to NATS.
-func (b *Bus) publish(f *frame) error {
+// publish gives a frame to NATS, and tells how many messages of the bus are lost with it.
+func (b *Bus) publish(f *frame) (dropped uint64) {
+	err := b.give(f)
+	switch {
+	case errors.Is(err, nats.ErrMaxPayload):
+		return b.publishEach(f)
+	case err != nil:
+		b.lost(f, err)
+		return f.messages
+	}
+	return 0
+}
+
+func (b *Bus) give(f *frame) error {
 	m := &nats.Msg{Subject: f.to, Data: f.data}
 	if strings.HasPrefix(f.to, b.nodes) {
 		m.Reply = b.calls.frame(f.calls)
 	}
-	err := b.nc.PublishMsg(m)
-	if err != nil {
-		for _, c := range f.calls {
-			b.calls.end(c.number, answer{err: err})
+	return b.nc.PublishMsg(m)
+}
+
+// lost tells those who can be told. Who waits for an answer misses it (see Check).
+func (b *Bus) lost(f *frame, err error) {
+	if len(f.calls) == 0 && f.messages == 0 {
+		b.lines.warnf("answers are lost: %v", err)
+	}
+	for _, c := range f.calls {
+		b.calls.end(c.number, answer{err: err})
+	}
+}
+
+// publishEach gives the items of a frame to NATS one by one, because it takes less than when they were packed. An answer that is too large
+// all the same becomes one that says so.
+func (b *Bus) publishEach(f *frame) (dropped uint64) {
+	for rest := f.data; len(rest) > 0; {
+		it, next, err := nextItem(rest)
+		if err != nil {
+			b.lost(f, err) // it does not happen: they were packed here
+			return dropped
+		}
+		one := &frame{to: f.to, data: rest[:len(rest)-len(next)]}
+		rest = next
+		switch it.kind {
+		case itemMessage:
+			one.messages = 1
+		case itemRequest:
+			i := slices.IndexFunc(f.calls, func(c *call) bool { return c.number == it.number })
+			one.calls = f.calls[i : i+1]
+		}
+		err = b.give(one)
+		if it.kind == itemAnswer && errors.Is(err, nats.ErrMaxPayload) {
+			it.status, it.data = statusTooLarge, nil
+			one.data = it.bytes()
+			err = b.give(one)
+		}
+		if err != nil {
+			b.lost(one, err)
+			dropped += one.messages
 		}
 	}
-	return err
+	return dropped
 }
 
 // items hands the items of a frame to fn.
