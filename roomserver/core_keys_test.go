@@ -6,6 +6,7 @@ import (
 	"encoding/json"
 	"errors"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -266,6 +267,40 @@ func TestReceiveStep5StateNotGivenInFull(t *testing.T) {
 	})
 }
 
+// Where it cannot be had in parts for some time, or nobody would try again, it is asked for as a whole.
+func TestReceiveStep5StateThatIsNotGivenInParts(t *testing.T) {
+	eachScene(t, func(t *testing.T, s *scene) {
+		topic := s.forge(s.room, state(alice, "m.room.topic", "", `{"topic":"in the gap"}`))
+		news, hidden := s.gap(topic)
+		s.p.event = func(e id.Event) (json.RawMessage, error) {
+			switch {
+			case e == hidden.ID:
+				return hidden.JSON(), nil
+			case e != topic.ID:
+				return s.peer.event(e)
+			case !slices.Contains(s.p.calls, "state"):
+				return nil, wire("p", merr.New(500, "M_UNKNOWN", "broken"))
+			}
+			return topic.JSON(), nil
+		}
+		received := map[id.Event]int64{news.ID: s.now()}
+		push := func() error {
+			return s.inputStaged(context.Background(), "p", []*event.Event{news}, received)[news.ID]
+		}
+		if err := push(); !isLater(err) || slices.Contains(s.p.calls, "state") {
+			t.Fatalf("got %v, asked %v", err, s.p.calls)
+		}
+		s.w.later(gapWait)
+		if err := push(); err != nil {
+			t.Fatal(err)
+		}
+		s.has(news, 0)
+		if got := s.stateEvent(s.room, "m.room.topic", ""); got.ID != topic.ID {
+			t.Errorf("the topic is %s", got.ID)
+		}
+	})
+}
+
 // What the server says it does not have is not waited for.
 func TestReceiveStep5StateThatIsNotThere(t *testing.T) {
 	eachScene(t, func(t *testing.T, s *scene) {
@@ -361,7 +396,7 @@ func TestReceiveStep5StateWaitsForKeys(t *testing.T) {
 		})
 		t.Run("not for ever", func(t *testing.T) {
 			w := begin(t, open, false)
-			w.w.later(keysWait - time.Minute)
+			w.w.later(gapWait - time.Minute)
 			if err := w.push(); !isLater(err) {
 				t.Fatalf("got %v", err)
 			}

@@ -160,11 +160,11 @@ func TestSilences(t *testing.T) {
 			for range 5 {
 				l.note("p", silent)
 			}
-			time.Sleep(pause - 1)
+			time.Sleep(pause - time.Millisecond)
 			if err := l.check("p"); !unreached(err) {
 				t.Errorf("asked before %s were over: %v", pause, err)
 			}
-			time.Sleep(1)
+			time.Sleep(time.Millisecond)
 			if err := l.check("p"); err != nil {
 				t.Errorf("not asked after %s: %v", pause, err)
 			}

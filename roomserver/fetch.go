@@ -3,6 +3,8 @@ package roomserver
 import (
 	"context"
 	"encoding/json"
+	"errors"
+	"slices"
 	"sync"
 	"time"
 
@@ -24,10 +26,11 @@ const (
 	// fetchRounds bounds how many steps back along auth events are followed one
 	// by one.
 	fetchRounds = 100
-	// keysWait is how long an event waits for the keys of servers that had a part in the
-	// state at a gap before it. Some servers of a big room are gone for good: then the
-	// state is taken without what they signed.
-	keysWait = 10 * time.Minute
+	// gapWait is how long an event waits for parts of the state at a gap before it: for the
+	// keys of servers that are away, of which some in a big room are gone for good, and for
+	// what the origin fails to give. Then the state is taken without the former, and as a
+	// whole instead of the latter.
+	gapWait = 10 * time.Minute
 )
 
 // fetchAuth is step 6: it fetches the auth events of an event that are not in the
@@ -173,8 +176,8 @@ func (p *plan) fetchEvents(ctx context.Context, ids []id.Event) ([]json.RawMessa
 // fetchState is step 5: the state after a previous event that we do not have, as
 // the origin says it. The events of the state and the missing event itself are
 // stored as outliers; those that fail their checks are not part of the state. It is no state when
-// the origin gave no answer about a part of it, nor, for some time, when keys for what is newer than
-// our knowledge of the room cannot be had: what it lacked would have good events rejected for ever.
+// the origin gave no answer about a part of it, nor, for some time (gapWait), when keys for what is newer
+// than our knowledge of the room cannot be had: what it lacked would have good events rejected for ever.
 //
 // spec: server-server §8 (state_ids: "the fully resolved state of the room, prior to considering
 // any state changes induced by the requested event")
@@ -197,27 +200,21 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 	sp := newSpool(p.room.Rules, p.room.ID)
 	defer p.s.closeSpool(sp)
 	if len(unknown) > min(max(fewState, len(all)/10), p.s.limits.FetchEvents) {
-		err := p.ask(func() error {
-			return p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, missing, func(_ fedclient.List, raw json.RawMessage) error {
-				return sp.AddAuth(raw)
-			})
-		})
-		if err != nil {
+		if err := p.wholeState(ctx, sp, missing); err != nil {
 			return g, err
 		}
-		p.s.metrics.fetched("state", len(sp.entries))
 		unknown = []id.Event{missing}
 	}
-	earlier := p.unreached.Swap(false)
-	if err := p.fetchInto(ctx, sp, unknown, p.s.limits.FetchEvents); err != nil {
+	unanswered, err := p.fetchParts(ctx, sp, unknown, ids.State)
+	if err != nil {
 		return g, err
 	}
-	unanswered := p.unreached.Load()
-	if earlier {
-		p.unreached.Store(true)
+	var whole error
+	if unanswered && !p.patient {
+		unanswered, whole = false, p.wholeState(ctx, sp, missing)
 	}
-	o, err := p.s.storeSpool(ctx, p.room, sp)
-	if err != nil {
+	o, err := p.s.storeSpool(ctx, p.room, sp) // also when that failed: the next time, less is missing
+	if err = errors.Join(whole, err); err != nil {
 		return g, err
 	}
 	p.asked(o.later)
@@ -232,6 +229,33 @@ func (p *plan) fetchState(ctx context.Context, missing id.Event) (gapState, erro
 	}
 	g.entries, err = p.s.stateEntries(ctx, p.room, ids.State, missing)
 	return g, err
+}
+
+// wholeState fetches the state before an event, with its auth chain, into a spool.
+func (p *plan) wholeState(ctx context.Context, sp *spool, at id.Event) error {
+	got := 0
+	err := p.ask(func() error {
+		return p.s.cfg.Remote.GetState(ctx, p.origin, p.room.ID, at, func(_ fedclient.List, raw json.RawMessage) error {
+			got++
+			return sp.AddAuth(raw)
+		})
+	})
+	p.s.metrics.fetched("state", got)
+	return err
+}
+
+// fetchParts fetches what is unknown of a state into a spool. unanswered tells that some of the state is not there
+// because a request got no answer.
+func (p *plan) fetchParts(ctx context.Context, sp *spool, unknown, state []id.Event) (unanswered bool, _ error) {
+	earlier := p.unreached.Swap(false)
+	err := p.fetchInto(ctx, sp, unknown, p.s.limits.FetchEvents)
+	if p.unreached.Load() {
+		unanswered = slices.ContainsFunc(unknown, func(e id.Event) bool { return !sp.has(e) && slices.Contains(state, e) })
+	}
+	if earlier {
+		p.unreached.Store(true)
+	}
+	return unanswered, err
 }
 
 // stateEntries makes a state of event IDs, with the change by the event that

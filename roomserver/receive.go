@@ -144,7 +144,7 @@ func (p *plan) input(ctx context.Context, events []*event.Event, mode inputMode)
 		ev := events[i]
 		if err == nil {
 			p.unreached.Store(false)
-			p.patient = p.received[ev.ID] > s.now()-keysWait.Milliseconds()
+			p.patient = p.received[ev.ID] > s.now()-gapWait.Milliseconds()
 			err = p.gather(ctx, &incoming{ev: ev, origin: p.origin, mode: mode})
 			if err != nil && !isInternal(err) && p.unreached.Load() {
 				err = &laterError{err}
@@ -173,7 +173,7 @@ type plan struct {
 	stored map[id.Event]*eventstore.Event
 	// unreached is set when a request for what an event lacks got no answer.
 	unreached atomic.Bool
-	// received tells when staged events came; patient, that the one at hand can wait for keys of others.
+	// received tells when staged events came; patient, that the one at hand came less than gapWait ago.
 	received map[id.Event]int64
 	patient  bool
 	// silent tells of origins that do not answer; nil: they are asked all the same.
