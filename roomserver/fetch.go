@@ -250,7 +250,11 @@ func (p *plan) fetchParts(ctx context.Context, sp *spool, unknown, state []id.Ev
 	earlier := p.unreached.Swap(false)
 	err := p.fetchInto(ctx, sp, unknown, p.s.limits.FetchEvents)
 	if p.unreached.Load() {
-		unanswered = slices.ContainsFunc(unknown, func(e id.Event) bool { return !sp.has(e) && slices.Contains(state, e) })
+		lacking := make(map[id.Event]bool)
+		for _, e := range unknown {
+			lacking[e] = !sp.has(e)
+		}
+		unanswered = slices.ContainsFunc(state, func(e id.Event) bool { return lacking[e] })
 	}
 	if earlier {
 		p.unreached.Store(true)
