@@ -21,6 +21,9 @@ import (
 // was begun. The draft is computed again.
 var errStale = errors.New("roomserver: the room was changed by another writer")
 
+// errContended is what is heard by who lost to others every time.
+var errContended = merr.New(503, "M_UNKNOWN", "others write in the room all the time; try again").With("retry_after_ms", int64(1000))
+
 // maxAttempts bounds how often a draft is computed again.
 const maxAttempts = 25
 
@@ -28,10 +31,13 @@ const maxAttempts = 25
 func (s *Server) attempt(ctx context.Context, fn func() error) error {
 	for n := 1; ; n++ {
 		err := fn()
-		if !errors.Is(err, errStale) && !sqldb.IsUniqueViolation(err) || n == maxAttempts {
+		if !errors.Is(err, errStale) && !sqldb.IsUniqueViolation(err) {
 			return err
 		}
 		s.metrics.fenceLost.Inc()
+		if n == maxAttempts {
+			return fmt.Errorf("%w: %w", errContended, err)
+		}
 		t := time.NewTimer(time.Duration(rand.Int64N(int64(n) * int64(2*time.Millisecond))))
 		select {
 		case <-t.C:

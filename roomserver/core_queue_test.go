@@ -259,3 +259,16 @@ func TestVerifyFindsWhatIsBroken(t *testing.T) {
 		}
 	})
 }
+
+// Who loses to other writers every time hears that the room is busy, and when to come back.
+func TestAttemptIsBounded(t *testing.T) {
+	m, err := newMetrics(nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	s, runs := &Server{metrics: m}, 0
+	err = s.attempt(t.Context(), func() error { runs++; return errStale })
+	if e := merr.From(err); runs != maxAttempts || e.Status != 503 || e.Extra["retry_after_ms"] == nil || !errors.Is(err, errStale) {
+		t.Errorf("after %d runs: %v", runs, err)
+	}
+}
