@@ -311,9 +311,9 @@ func TestOwnershipIsLookedAtBeforeEachTransaction(t *testing.T) {
 			t.Errorf("%d transactions", n)
 		}
 		w.node(net, limits, w.bus, allShards()...).start(w, true)
-		want := append(first, more...)
-		net.waitGot(t, one, want...)
-		once(t, net.got(one), want)
+		net.waitGot(t, one, append(first, more...)...)
+		// What was on its way when the shards were given up may come again: nobody could note that it arrived.
+		once(t, net.got(one), more)
 	})
 }
 
