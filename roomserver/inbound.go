@@ -260,6 +260,20 @@ func (in *inbound) wakeFor(room id.Room, n nid.Room, all bool) {
 	}
 }
 
+// aside does what belongs to a room's events and is staged nowhere, for at most receiveTimeout and as long as the server runs.
+func (in *inbound) aside(do func(context.Context)) {
+	in.mu.Lock()
+	defer in.mu.Unlock()
+	if in.ctx == nil || in.ctx.Err() != nil {
+		return
+	}
+	in.wg.Go(func() {
+		ctx, cancel := context.WithTimeout(in.ctx, receiveTimeout)
+		defer cancel()
+		do(ctx)
+	})
+}
+
 // busy tells whether a room is worked on.
 func (in *inbound) busy(room id.Room) bool {
 	in.mu.Lock()

@@ -11,6 +11,7 @@ import (
 
 	"github.com/tidwall/sjson"
 
+	"weft/internal/eventstore"
 	"weft/matrix/event"
 	"weft/matrix/id"
 	"weft/matrix/merr"
@@ -69,6 +70,37 @@ func TestSecondLocalUserJoinsWithoutFederation(t *testing.T) {
 		f.agree(room, "a", "b")
 		if got := a.row(room).Joined; got != 9 {
 			t.Errorf("%d are joined", got)
+		}
+	})
+}
+
+// What happens in a room between the template of a join and the end of the join is there after it, though the newcomer
+// turned away what it was sent, and nothing more is said in the room.
+func TestWhatHappensDuringAJoin(t *testing.T) {
+	federated(t, []id.Server{"a", "b"}, func(t *testing.T, f *federation) {
+		a, b := f.nodes["a"], f.nodes["b"]
+		room := a.createRoomAs(alice, api.CreateRoom{Preset: "public_chat"})
+		var said []id.Event
+		b.cfg.Remote.(*linked).during = func(call string) {
+			said = append(said,
+				a.mustSendAs(alice, room, "m.room.message", nil, `{"body":"`+call+`","msgtype":"m.text"}`),
+				a.mustSendAs(alice, room, "m.room.topic", ptr(""), `{"topic":"`+call+`"}`))
+			f.deliver()
+		}
+		b.mustSet("join", room, bob, "", through("a"))
+		if len(said) != 4 {
+			t.Fatalf("said during the join: %v", said)
+		}
+		waitFor(t, func() bool {
+			return !slices.ContainsFunc(said, func(ev id.Event) bool {
+				e := b.stored(ev)
+				return e == nil || e.Flags&eventstore.Outlier != 0
+			})
+		})
+		f.deliver()
+		f.agree(room, "a", "b")
+		if got := b.content(room, "m.room.topic", "", "topic"); got != "send_join" {
+			t.Errorf("the topic is %q", got)
 		}
 	})
 }

@@ -36,6 +36,7 @@ type handshake struct {
 //  4. check, complete and sign it
 //  5. send_join: the room's state, spooled as it streams in
 //  6. verify and store the room
+//  7. aside: what has happened in it meanwhile (catchUp)
 //
 // spec: server-server §12 (Joining Rooms)
 func (s *Server) joinRemotely(ctx context.Context, req api.SetMembership, room *eventstore.Room) (id.Event, error) {
@@ -203,7 +204,7 @@ func (s *Server) joinVia(ctx context.Context, req api.SetMembership, server id.S
 	}
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), finishJoin)
 	defer cancel()
-	room, resident, err := s.residence(ctx, req.Room)
+	_, resident, err := s.residence(ctx, req.Room)
 	if err != nil {
 		return "", err
 	}
@@ -238,8 +239,14 @@ func (s *Server) joinVia(ctx context.Context, req api.SetMembership, server id.S
 	if err != nil {
 		return "", fmt.Errorf("storing the room %s as %s sent it (%w): %w", req.Room, server, errAfterSend, err)
 	}
-	if room == nil || !resident {
-		s.log.WithField("room", req.Room).WithField("server", server).Info("joined a room over federation")
+	if !resident {
+		log := s.log.WithField("room", req.Room).WithField("server", server)
+		log.Info("joined a room over federation")
+		s.inbound.aside(func(ctx context.Context) {
+			if err := s.catchUp(ctx, req, server); err != nil && ctx.Err() == nil {
+				log.WithError(err).Info("what happened while the room was being joined was not asked for")
+			}
+		})
 	}
 	return ev.ID, nil
 }
