@@ -197,19 +197,28 @@ func lookup[K comparable, V any](ctx context.Context, r *Reader, cache *otter.Ca
 	scan func(row func(...any) error) (K, V, error)) (map[K]V, error) {
 	out := make(map[K]V, len(keys))
 	var rest []any
-	asked := make(map[K]struct{}, len(keys))
+	var asked map[K]struct{} // what is not in the cache
 	for _, k := range keys {
+		if _, ok := out[k]; ok {
+			continue
+		}
 		if _, ok := asked[k]; ok {
 			continue
 		}
-		asked[k] = struct{}{}
 		if v, ok := cache.GetIfPresent(k); ok {
 			out[k] = v
-		} else {
-			rest = append(rest, arg(k))
+			continue
 		}
+		if asked == nil {
+			asked = make(map[K]struct{})
+		}
+		asked[k] = struct{}{}
+		rest = append(rest, arg(k))
 	}
-	if len(rest) > 0 && replicas.Ready() {
+	if len(rest) == 0 {
+		return out, nil
+	}
+	if replicas.Ready() {
 		lookupOnReplica(ctx, r, cache, replicas, rest, out, scan)
 		rest = rest[:0]
 		for k := range asked {

@@ -36,13 +36,8 @@ func (s *subtree) fill(raw []byte) error {
 // loadAll brings several stored subtrees into memory, in one batch where possible.
 func loadAll(ctx context.Context, l Loader, subs []*subtree) error {
 	var hashes []Hash
-	index := make(map[Hash]int, len(subs))
 	for _, s := range subs {
-		if s.loaded() {
-			continue
-		}
-		if _, ok := index[s.hash]; !ok {
-			index[s.hash] = len(hashes)
+		if !s.loaded() {
 			hashes = append(hashes, s.hash)
 		}
 	}
@@ -57,9 +52,10 @@ func loadAll(ctx context.Context, l Loader, subs []*subtree) error {
 		if s.loaded() {
 			continue
 		}
-		if err := s.fill(raws[index[s.hash]]); err != nil {
+		if err := s.fill(raws[0]); err != nil {
 			return err
 		}
+		raws = raws[1:]
 	}
 	return nil
 }
@@ -140,18 +136,18 @@ func (a *applier) widen(s *subtree, changes []Change) {
 	}
 	below := *s
 	*s = subtree{
-		count: below.count, pos: pos, prefix: below.prefix.prefix(pos),
-		children: []child{{nibble: below.prefix.nibble(pos), subtree: below}},
+		count: below.count,
+		fork:  &fork{pos: pos, prefix: below.prefix.prefix(pos), children: []child{{nibble: below.prefix.nibble(pos), subtree: below}}},
 	}
 }
 
 // descend applies changes to the children of branch s. All insertions lie within
 // its prefix.
 func (a *applier) descend(s *subtree, changes []Change) (changed bool, err error) {
-	children := make([]child, 0, 16)
+	children := make([]child, 0, min(16, len(s.children)+len(changes)))
 	old := s.children
 	total := 0
-	for nibble := range 16 {
+	for nibble := range uint8(16) {
 		c := child{nibble: nibble}
 		if len(old) > 0 && old[0].nibble == nibble {
 			c, old = old[0], old[1:]
@@ -180,20 +176,20 @@ func (a *applier) descend(s *subtree, changes []Change) (changed bool, err error
 	case len(children) == 1:
 		*s = children[0].subtree
 	default:
-		*s = subtree{count: total, pos: s.pos, prefix: s.prefix, children: children}
+		*s = subtree{count: total, fork: &fork{pos: s.pos, prefix: s.prefix, children: children}}
 	}
 	return true, nil
 }
 
 // take splits off the leading changes that belong under a nibble of branch s. Changes
 // outside the prefix (removals of what is not there) are dropped on the way.
-func take(changes []Change, s *subtree, nibble int) (mine, rest []Change) {
+func take(changes []Change, s *subtree, nibble uint8) (mine, rest []Change) {
 	inside := func(c Change) int { // -1 before this child, 0 in it, 1 after
 		p := c.prefix(s.pos)
 		if p != s.prefix {
 			return p.Compare(s.prefix)
 		}
-		return c.nibble(s.pos) - nibble
+		return int(c.nibble(s.pos)) - int(nibble)
 	}
 	start := 0
 	for start < len(changes) && inside(changes[start]) < 0 {
@@ -246,10 +242,10 @@ func build(entries []Entry) subtree {
 		return subtree{count: len(entries), entries: entries}
 	}
 	pos := entries[0].common(entries[len(entries)-1].Key)
-	s := subtree{count: len(entries), pos: pos, prefix: entries[0].prefix(pos), children: make([]child, 0, 16)}
+	s := subtree{count: len(entries), fork: &fork{pos: pos, prefix: entries[0].prefix(pos), children: make([]child, 0, 16)}}
 	for len(entries) > 0 {
 		nibble := entries[0].nibble(pos)
-		end, _ := slices.BinarySearchFunc(entries, nibble+1, func(e Entry, n int) int { return e.nibble(pos) - n })
+		end, _ := slices.BinarySearchFunc(entries, nibble+1, func(e Entry, n uint8) int { return int(e.nibble(pos)) - int(n) })
 		s.children = append(s.children, child{nibble: nibble, subtree: build(entries[:end:end])})
 		entries = entries[end:]
 	}
@@ -261,13 +257,13 @@ func (a *applier) seal(s *subtree) {
 	if s.stored {
 		return
 	}
-	for i := range s.children {
-		if c := &s.children[i].subtree; c.count > InlineMax {
-			a.seal(c)
-		}
-	}
 	var raw []byte
 	if s.branch() {
+		for i := range s.children {
+			if c := &s.children[i].subtree; c.count > InlineMax {
+				a.seal(c)
+			}
+		}
 		raw = encodeBranch(s)
 	} else {
 		raw = encodeLeaf(s.entries)

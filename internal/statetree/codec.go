@@ -34,24 +34,29 @@ const (
 // stored (count and hash; not read yet), entries (a leaf or an inline child), or
 // branch. The zero subtree is empty.
 type subtree struct {
-	count    int
-	stored   bool
-	hash     Hash    // when stored; also kept on a loaded node that did not change
-	entries  []Entry // sorted
-	children []child // sorted by nibble; not empty: a branch
-	pos      int     // of a branch: the nibble that tells its children apart
-	prefix   Key     // of a branch: the nibbles before pos
+	count   int
+	entries []Entry // sorted
+	*fork           // of a branch
+	hash    Hash    // when stored; also kept on a loaded node that did not change
+	stored  bool
+}
+
+// fork is what a branch has. Most subtrees in memory are children that were not read, so it is no part of them.
+type fork struct {
+	children []child // sorted by nibble
+	pos      int     // the nibble that tells the children apart
+	prefix   Key     // the nibbles before pos
 }
 
 type child struct {
-	nibble int
 	subtree
+	nibble uint8
 }
 
-func (s *subtree) branch() bool { return len(s.children) > 0 }
+func (s *subtree) branch() bool { return s.fork != nil }
 
 // loaded reports whether the subtree's content is in memory.
-func (s *subtree) loaded() bool { return s.count == 0 || len(s.entries) > 0 || len(s.children) > 0 }
+func (s *subtree) loaded() bool { return s.count == 0 || len(s.entries) > 0 || s.fork != nil }
 
 func hashOf(raw []byte) Hash {
 	sum := sha256.Sum256(raw)
@@ -197,7 +202,7 @@ func decode(raw []byte) (subtree, error) {
 }
 
 func (r *reader) leaf() subtree {
-	entries := make([]Entry, 0, LeafMax)
+	entries := make([]Entry, 0, min(LeafMax, len(r.b)/2)) // an entry has two bytes or more
 	typ, event := int64(0), int64(0)
 	for len(r.b) > 0 && r.err == nil {
 		d, n := r.number(), r.number()
@@ -244,8 +249,8 @@ func (r *reader) branch() subtree {
 		r.fail("a branch without two children")
 		return subtree{}
 	}
-	s := subtree{pos: int(pos), prefix: prefix, children: make([]child, 0, 16)}
-	for nibble := 0; nibble < 16 && r.err == nil; nibble++ {
+	s := subtree{fork: &fork{pos: int(pos), prefix: prefix, children: make([]child, 0, bits.OnesCount16(storedMap|inlineMap))}}
+	for nibble := uint8(0); nibble < 16 && r.err == nil; nibble++ {
 		bit := uint16(1) << nibble
 		if (storedMap|inlineMap)&bit == 0 {
 			continue
@@ -264,7 +269,7 @@ func (r *reader) branch() subtree {
 				r.fail("an inline child of the wrong size")
 				break
 			}
-			c.entries = r.inline(int(count), &s, nibble)
+			c.entries = r.inline(int(count), s.fork, nibble)
 		}
 		s.count += c.count
 		s.children = append(s.children, c)
@@ -275,13 +280,13 @@ func (r *reader) branch() subtree {
 	return s
 }
 
-func (r *reader) inline(count int, s *subtree, nibble int) []Entry {
+func (r *reader) inline(count int, f *fork, nibble uint8) []Entry {
 	entries := make([]Entry, 0, count)
 	for range count {
-		typ := r.number() + int64(s.prefix.Type)
+		typ := r.number() + int64(f.prefix.Type)
 		key := r.number()
-		if typ == int64(s.prefix.Type) {
-			key += int64(s.prefix.StateKey)
+		if typ == int64(f.prefix.Type) {
+			key += int64(f.prefix.StateKey)
 		}
 		e := Entry{Key{nid.Type(typ), nid.StateKey(key)}, nid.Event(r.number())}
 		switch {
@@ -289,7 +294,7 @@ func (r *reader) inline(count int, s *subtree, nibble int) []Entry {
 			return entries
 		case typ > maxNumber || key > maxNumber || e.Event == 0:
 			r.fail("an inline entry is out of range")
-		case e.prefix(s.pos) != s.prefix || e.nibble(s.pos) != nibble:
+		case e.prefix(f.pos) != f.prefix || e.nibble(f.pos) != nibble:
 			r.fail("an inline entry is in the wrong place")
 		case len(entries) > 0 && !entries[len(entries)-1].Less(e.Key):
 			r.fail("inline entries are out of order")

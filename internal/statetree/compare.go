@@ -25,7 +25,7 @@ func Conflicts(ctx context.Context, l Loader, roots []Root, fn func(key Key, eve
 	if len(roots) < 2 {
 		return nil
 	}
-	c := comparer{ctx: ctx, l: l, fn: fn, events: make([]nid.Event, len(roots))}
+	c := comparer{ctx: ctx, l: l, fn: fn, events: make([]nid.Event, len(roots)), need: make([]*subtree, len(roots))}
 	subs := make([]subtree, len(roots))
 	for i, r := range roots {
 		subs[i] = top(r)
@@ -41,7 +41,8 @@ type comparer struct {
 	ctx    context.Context
 	l      Loader
 	fn     func(Key, []nid.Event) error
-	events []nid.Event
+	events []nid.Event // for fn
+	need   []*subtree  // for compare
 }
 
 // same reports whether two subtrees surely hold the same entries.
@@ -66,19 +67,18 @@ func (c *comparer) compare(subs []subtree) error {
 	if allSame(subs) {
 		return nil
 	}
-	need := make([]*subtree, len(subs))
 	for i := range subs {
-		need[i] = &subs[i]
+		c.need[i] = &subs[i]
 	}
-	if err := loadAll(c.ctx, c.l, need); err != nil {
+	if err := loadAll(c.ctx, c.l, c.need); err != nil {
 		return err
 	}
 	pos, branches := split(subs)
 	if !branches {
 		return c.entries(subs)
 	}
-	for nibble := range 16 {
-		parts := make([]subtree, len(subs))
+	parts := make([]subtree, len(subs))
+	for nibble := range uint8(16) {
 		for i := range subs {
 			parts[i] = subs[i].part(pos, nibble)
 		}
@@ -114,7 +114,7 @@ func split(subs []subtree) (pos int, branches bool) {
 }
 
 // part gives what lies under one nibble at pos. All keys of s agree before pos.
-func (s *subtree) part(pos, nibble int) subtree {
+func (s *subtree) part(pos int, nibble uint8) subtree {
 	switch {
 	case s.count == 0:
 		return subtree{}

@@ -66,11 +66,11 @@ func (k Key) Compare(o Key) int {
 }
 
 // nibble gives the i-th 4 bits of the key, the most significant being number 0.
-func (k Key) nibble(i int) int {
+func (k Key) nibble(i int) uint8 {
 	if i < 16 {
-		return int(uint64(k.Type) >> (60 - 4*i) & 15)
+		return uint8(uint64(k.Type) >> (60 - 4*i) & 15)
 	}
-	return int(uint64(k.StateKey) >> (60 - 4*(i-16)) & 15)
+	return uint8(uint64(k.StateKey) >> (60 - 4*(i-16)) & 15)
 }
 
 // common gives the number of leading nibbles that two keys share, 32 when they
@@ -244,6 +244,9 @@ func (b *Batch) Keep(roots ...Root) error {
 		n, err := decode(raw)
 		if err != nil {
 			return err
+		}
+		if !n.branch() {
+			return nil
 		}
 		for i := range n.children {
 			if c := &n.children[i]; c.stored {

@@ -474,6 +474,9 @@ func reach(s *store, h Hash, seen map[Hash]bool) {
 	}
 	seen[h] = true
 	n, _ := decode(raw)
+	if !n.branch() {
+		return
+	}
 	for i := range n.children {
 		if n.children[i].stored {
 			reach(s, n.children[i].hash, seen)
