@@ -42,9 +42,9 @@ func SetMemoryLimit(c *Config) error {
 	return nil
 }
 
-// SetProcessors makes a process that is held to less than a processor run Go on one thread at a time. The runtime takes two at
-// least, which then are up in half the time: in a cgroup of a fifth of a processor a message cost 15 % more. A GOMAXPROCS in the
-// environment stays. Only the command calls it.
+// SetProcessors makes a process that is held to a processor or less run Go on one thread at a time. The runtime takes two at
+// least, which are up in half the time and then wait: in a cgroup of one processor, as of a fifth, a message cost 15 % more, and one
+// in a hundred took twice as long. A GOMAXPROCS in the environment stays. Only the command calls it.
 func SetProcessors() error {
 	if os.Getenv("GOMAXPROCS") != "" {
 		return nil
@@ -54,7 +54,7 @@ func SetProcessors() error {
 		quota = q
 		return max(1, int(math.Ceil(q)))
 	}))
-	if quota >= 1 {
+	if quota > 1 {
 		runtime.SetDefaultGOMAXPROCS() // and follows what the cgroup becomes
 	}
 	if err != nil {
