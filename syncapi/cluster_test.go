@@ -592,9 +592,9 @@ func TestSyncFollowsItsRooms(t *testing.T) {
 		other.say(alice, "hello")
 		expect(t, "counted", e.sync(bob, since).in("join", mine, "unread_notifications.notification_count").Int(), 1)
 		f := e.srv.follower
-		e.ok(f.turn.take(t.Context()))
+		e.ok(f.turn.Acquire(t.Context(), 1))
 		behind := f.at.behind(everyShare)
-		f.turn.give()
+		f.turn.Release(1)
 		expect(t, "what is left to its owner", behind.has(share(other)) && !behind.has(share(mine)), true)
 	})
 }

@@ -8,6 +8,8 @@ import (
 	"sync/atomic"
 	"time"
 
+	"golang.org/x/sync/semaphore"
+
 	"weft/internal/bus"
 	"weft/internal/cluster"
 	"weft/internal/eventstore"
@@ -59,7 +61,7 @@ type follower struct {
 	rules  *ruleCache
 	fence  *fence // of rules
 
-	turn turn // who has it reads and writes what follows, a page of events at a time
+	turn *semaphore.Weighted // who has it reads and writes what follows, a page of events at a time
 	at   *cursors
 	back int64 // the cursor of backfilled events, downward from 0
 	// counted is how many counts were changed.
@@ -69,20 +71,6 @@ type follower struct {
 	end  atomic.Int64
 	mine atomic.Uint64
 }
-
-// turn is a lock that is waited for no longer than a context lasts.
-type turn chan struct{}
-
-func (t turn) take(ctx context.Context) error {
-	select {
-	case t <- struct{}{}:
-		return nil
-	case <-ctx.Done():
-		return fmt.Errorf("waiting for the follower: %w", context.Cause(ctx))
-	}
-}
-
-func (t turn) give() { <-t }
 
 // derived is what is to be stored about a page of events.
 type derived struct {
@@ -104,7 +92,7 @@ func (d *derived) empty() bool {
 }
 
 func newFollower(ctx context.Context, s *Server, at *cursors) (*follower, error) {
-	f := &follower{s: s, signal: make(chan struct{}, 1), turn: make(turn, 1), rules: newRuleCache(), at: at}
+	f := &follower{s: s, signal: make(chan struct{}, 1), turn: semaphore.NewWeighted(1), rules: newRuleCache(), at: at}
 	err := s.db.Update(ctx, func(tx *sqldb.Tx) error {
 		if err := insertCursors(ctx, tx, followEvents, s.shares.all()); err != nil {
 			return err
@@ -188,9 +176,9 @@ func (f *follower) run(ctx context.Context) {
 func (f *follower) finish(ctx context.Context) {
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), followEnd)
 	defer cancel()
-	err := f.turn.take(ctx)
+	err := f.turn.Acquire(ctx, 1)
 	if err == nil {
-		defer f.turn.give()
+		defer f.turn.Release(1)
 		mine := shareSet(f.mine.Load()) | f.owned()
 		err = f.lazy(ctx, mine&^f.at.behind(mine), f.at.seen.Load(), true)
 	}
@@ -238,10 +226,10 @@ func (f *follower) follow(ctx context.Context, at vector, polled bool) (counted 
 		}
 		return due, f.reread(ctx, due&^was)
 	})
-	if err := f.turn.take(ctx); err != nil {
+	if err := f.turn.Acquire(ctx, 1); err != nil {
 		return 0, err
 	}
-	defer f.turn.give()
+	defer f.turn.Release(1)
 	return f.counted, err
 }
 
@@ -250,11 +238,11 @@ func (f *follower) follow(ctx context.Context, at vector, polled bool) (counted 
 func (f *follower) pages(ctx context.Context, at vector, save bool, begin func() (shareSet, error)) error {
 	var due shareSet
 	for first, done := true, false; !done; first = false {
-		if err := f.turn.take(ctx); err != nil {
+		if err := f.turn.Acquire(ctx, 1); err != nil {
 			return err
 		}
 		err := func() (err error) {
-			defer f.turn.give()
+			defer f.turn.Release(1)
 			if first {
 				if due, err = begin(); err != nil {
 					return err
@@ -280,9 +268,9 @@ func (f *follower) logged(ctx context.Context, err error) {
 // be shown with its events. Up to the position since that was done before. It returns how far it came.
 func (f *follower) catchUp(ctx context.Context, at vector, since int64, in func(nid.Room) bool) int64 {
 	pos := since
-	err := f.turn.take(ctx)
+	err := f.turn.Acquire(ctx, 1)
 	if err == nil {
-		defer f.turn.give()
+		defer f.turn.Release(1)
 		var due shareSet
 		if due, err = f.needed(ctx, at.Events, since, in); err == nil {
 			pos, err = f.bring(ctx, at, due)
@@ -477,11 +465,11 @@ func (f *follower) lazy(ctx context.Context, of shareSet, to int64, save bool) e
 // advanceBackfilled follows what backfill brings in: relations alone follow from it.
 func (f *follower) advanceBackfilled(ctx context.Context) error {
 	for done := false; !done; {
-		if err := f.turn.take(ctx); err != nil {
+		if err := f.turn.Acquire(ctx, 1); err != nil {
 			return err
 		}
 		err := func() (err error) {
-			defer f.turn.give()
+			defer f.turn.Release(1)
 			done, err = f.pageBackfilled(ctx)
 			return err
 		}()

@@ -26,8 +26,8 @@ func (e *env) shown() func(name string) float64 {
 
 // paused runs fn while the follower does nothing.
 func (e *env) paused(fn func()) {
-	e.ok(e.srv.follower.turn.take(e.t.Context()))
-	defer e.srv.follower.turn.give()
+	e.ok(e.srv.follower.turn.Acquire(e.t.Context(), 1))
+	defer e.srv.follower.turn.Release(1)
 	fn()
 }
 

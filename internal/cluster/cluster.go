@@ -16,6 +16,7 @@ import (
 	"time"
 
 	"github.com/sirupsen/logrus"
+	"golang.org/x/sync/semaphore"
 
 	"weft/internal/sqldb"
 )
@@ -121,8 +122,7 @@ type Cluster struct {
 	load    atomic.Int64
 	metrics metrics
 
-	// turn has an element while nobody works with the table, which is done by one at a time. Who waits for it heeds its context.
-	turn chan struct{}
+	turn *semaphore.Weighted // who has it works with the table
 
 	mu      sync.Mutex // guards what follows and the publishing of views; not held while the table is asked
 	self    Node
@@ -154,8 +154,7 @@ func newCluster(cfg Config, t table) *Cluster {
 		now = time.Now
 	}
 	base := now()
-	c := &Cluster{cfg: cfg, table: t, metrics: newMetrics(), turn: make(chan struct{}, 1), seen: make(map[string]*seen)}
-	c.turn <- struct{}{}
+	c := &Cluster{cfg: cfg, table: t, metrics: newMetrics(), turn: semaphore.NewWeighted(1), seen: make(map[string]*seen)}
 	if c.elapsed = func() time.Duration { return now().Sub(base) }; cfg.Now == nil {
 		c.elapsed = func() time.Duration { return time.Since(base) } // reads one clock, time.Now reads two
 	}
@@ -257,9 +256,9 @@ func (c *Cluster) leave(ctx context.Context) {
 	c.mu.Unlock()
 	ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), leaveTime)
 	defer cancel()
-	err := c.take(ctx) // a heartbeat that is under way would add the row again
+	err := c.turn.Acquire(ctx, 1) // a heartbeat that is under way would add the row again
 	if err == nil {
-		defer c.give()
+		defer c.turn.Release(1)
 		err = c.table.leave(ctx, self)
 	}
 	if err != nil {

@@ -14,24 +14,12 @@ import (
 //  4. accept, called by finish, judges the others, renews the lease and publishes what is known now;
 //  5. sweep removes rows of nodes that died long ago.
 func (c *Cluster) beat(ctx context.Context) error {
-	if err := c.take(ctx); err != nil {
+	if err := c.turn.Acquire(ctx, 1); err != nil {
 		return fmt.Errorf("cluster: heartbeat: %w", err)
 	}
-	defer c.give()
+	defer c.turn.Release(1)
 	return c.heartbeat(ctx)
 }
-
-// take waits for its turn to work with the table, until ctx ends; give ends it.
-func (c *Cluster) take(ctx context.Context) error {
-	select {
-	case <-c.turn:
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
-}
-
-func (c *Cluster) give() { c.turn <- struct{}{} }
 
 func (c *Cluster) heartbeat(ctx context.Context) error {
 	outer := ctx
@@ -248,10 +236,10 @@ func (c *Cluster) sweep(ctx context.Context, start time.Duration, rows []row) {
 // awaitRoom waits until there is room for one more row. A process that always dies young leaves rows that no other
 // is there to remove, so this one does it before it joins.
 func (c *Cluster) awaitRoom(ctx context.Context) error {
-	if err := c.take(ctx); err != nil {
+	if err := c.turn.Acquire(ctx, 1); err != nil {
 		return err
 	}
-	defer c.give()
+	defer c.turn.Release(1)
 	tick := time.NewTicker(c.cfg.Beat)
 	defer tick.Stop()
 	for first := c.elapsed(); ; {
