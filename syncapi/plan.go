@@ -216,6 +216,7 @@ func (c *chooser) everything(ctx context.Context, r *eventstore.Reader) error {
 	if err != nil {
 		return err
 	}
+	var gone []eventstore.MemberRoom
 	for _, m := range list {
 		if !c.wanted(m.RoomID) {
 			continue
@@ -227,12 +228,45 @@ func (c *chooser) everything(ctx context.Context, r *eventstore.Reader) error {
 		case eventstore.Invite, eventstore.Knock:
 			c.p.invited = append(c.p.invited, m)
 		case eventstore.Leave, eventstore.Ban:
-			if c.q.filter.Room.IncludeLeave && !m.Forgotten {
-				c.p.left = append(c.p.left, &leftRoom{id: m.RoomID, nid: m.Room, stub: m.Stub, event: m.Event, fresh: true, wasIn: true})
+			if !m.Forgotten {
+				gone = append(gone, m)
 			}
 		}
 	}
+	if !c.q.filter.Room.IncludeLeave {
+		if gone, err = c.removed(ctx, r, gone); err != nil {
+			return err
+		}
+	}
+	for _, m := range gone {
+		c.p.left = append(c.p.left, &leftRoom{id: m.RoomID, nid: m.Room, stub: m.Stub, event: m.Event, fresh: true, wasIn: true})
+	}
 	return nil
+}
+
+// removed gives those rooms that the user did not leave, but was made to leave. A client that did not sync between would never learn why they
+// are not there any more.
+//
+// spec?: client-server §6.4 has "rooms that the user has left or been banned from"; include_leave is about those "that the user has left".
+func (c *chooser) removed(ctx context.Context, r *eventstore.Reader, gone []eventstore.MemberRoom) ([]eventstore.MemberRoom, error) {
+	if !c.q.initial || len(gone) == 0 {
+		return nil, nil
+	}
+	nids := make([]nid.Event, len(gone))
+	for i, m := range gone {
+		nids[i] = m.Event
+	}
+	events, err := r.Events(ctx, nids)
+	if err != nil {
+		return nil, err
+	}
+	var out []eventstore.MemberRoom
+	for i, e := range events {
+		if e.Sender != c.q.user {
+			out = append(out, gone[i])
+		}
+	}
+	return out, nil
 }
 
 // changes finds what is new since the last sync.

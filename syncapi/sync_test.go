@@ -124,7 +124,6 @@ func TestSyncMemberships(t *testing.T) {
 		expect(t, "left", bodies(left.in("leave", r, "timeline.events")), "still here topic member")
 		expect(t, "not joined any more", left.in("join", r, "").Exists(), false)
 		expect(t, "nothing later", e.sync(bob, left.next()).Get("rooms").Exists(), false)
-		expect(t, "not in a first sync", e.sync(bob, "").in("leave", r, "").Exists(), false)
 		whole := e.sync(bob, "", "filter", `{"room":{"include_leave":true,"timeline":{"limit":0}}}`)
 		for _, ev := range whole.in("leave", r, "state.events").Array() {
 			if ev.Get("type").Str == "m.room.topic" && ev.Get("content.topic").Str != "old" {
@@ -461,6 +460,31 @@ func TestSyncLongPoll(t *testing.T) {
 		got = e.sync(alice, since, "timeout", "20000")
 		expect(t, "after the stop began", bodies(got.in("join", r, "timeline.events")), "last words")
 		expect(t, "nobody waits", e.srv.requests.asleep.Load(), 0)
+	})
+}
+
+// A first sync has rooms that the user was made to leave, and not those that the user left.
+func TestFirstSyncAfterLeaving(t *testing.T) {
+	eachDB(t, func(t *testing.T, e *env) {
+		left, kicked, banned, forgotten := e.newRoom(alice), e.newRoom(alice), e.newRoom(alice), e.newRoom(alice)
+		for _, r := range []*room{left, kicked, banned, forgotten} {
+			r.member(bob, "join")
+		}
+		left.member(bob, "leave")
+		kicked.state_(alice, "m.room.member", string(bob), obj{"membership": "leave"})
+		banned.state_(alice, "m.room.member", string(bob), obj{"membership": "ban"})
+		ban := forgotten.state_(alice, "m.room.member", string(bob), obj{"membership": "ban"})
+		e.ok(e.db.Update(t.Context(), func(tx *sqldb.Tx) error {
+			_, err := e.w.Forget(t.Context(), tx, forgotten.nid, ban.StateKeyNID)
+			return err
+		}))
+		first := e.sync(bob, "")
+		for r, want := range map[*room]bool{left: false, kicked: true, banned: true, forgotten: false} {
+			expect(t, "is shown", first.in("leave", r, "timeline.events").Exists(), want)
+		}
+		expect(t, "not again", e.sync(bob, first.next(), "full_state", "true").Get("rooms").Exists(), false)
+		all := e.sync(bob, "", "filter", `{"room":{"include_leave":true}}`)
+		expect(t, "with include_leave", all.in("leave", left, "timeline.events").Exists() && all.in("leave", banned, "timeline.events").Exists(), true)
 	})
 }
 
