@@ -21,6 +21,9 @@ func (s *Server) catchUp(ctx context.Context, req api.SetMembership, server id.S
 	if err != nil {
 		return err
 	}
+	if in, err := s.store.ServerInRoom(ctx, room.NID, s.cfg.ServerName); err != nil || !in {
+		return err
+	}
 	t, err := s.cfg.Remote.MakeJoin(ctx, server, req.Room, req.Target, event.Versions())
 	if err != nil {
 		return err

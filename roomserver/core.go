@@ -63,6 +63,9 @@ type Limits struct {
 	// processed (2 s). They are safe by then; waiting only slows a sender down that is
 	// faster than we are.
 	AnswerWait time.Duration
+	// CatchUp is how long after a join over federation it is asked for what happened during it (10 s). What is on its way comes by itself
+	// until then.
+	CatchUp time.Duration
 }
 
 func (l Limits) withDefaults() Limits {
@@ -83,6 +86,9 @@ func (l Limits) withDefaults() Limits {
 	set(&l.ResolveCache, 4096)
 	if l.AnswerWait <= 0 {
 		l.AnswerWait = 2 * time.Second
+	}
+	if l.CatchUp <= 0 {
+		l.CatchUp = 10 * time.Second
 	}
 	return l
 }

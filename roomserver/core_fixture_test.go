@@ -92,7 +92,7 @@ func (w *world) nodeOn(name id.Server, db *sqldb.DB) *node {
 	s, err := New(context.Background(), Config{
 		DB: db, Events: events, Bus: local, Now: w.now, ServerName: name,
 		Key: Key{ID: testKeyID, Private: keyOf(name)}, Remote: &fakeRemote{w: w}, Keys: worldKeys{},
-		Shared: true, Limits: Limits{AnswerWait: 20 * time.Second},
+		Shared: true, Limits: Limits{AnswerWait: 20 * time.Second, CatchUp: time.Millisecond},
 	})
 	if err != nil {
 		w.t.Fatal(err)

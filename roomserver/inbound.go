@@ -253,14 +253,20 @@ func (in *inbound) wakeFor(room id.Room, n nid.Room, all bool) {
 	}
 }
 
-// aside does what belongs to a room's events and is staged nowhere, for at most receiveTimeout and as long as the server runs.
-func (in *inbound) aside(do func(context.Context)) {
+// aside does what belongs to a room's events and is staged nowhere, some time from now, for at most receiveTimeout and as long as the server
+// runs.
+func (in *inbound) aside(later time.Duration, do func(context.Context)) {
 	in.mu.Lock()
 	defer in.mu.Unlock()
 	if in.ctx == nil || in.ctx.Err() != nil {
 		return
 	}
 	in.wg.Go(func() {
+		select {
+		case <-time.After(later):
+		case <-in.ctx.Done():
+			return
+		}
 		ctx, cancel := context.WithTimeout(in.ctx, receiveTimeout)
 		defer cancel()
 		do(ctx)

@@ -36,7 +36,7 @@ type handshake struct {
 //  4. check, complete and sign it
 //  5. send_join: the room's state, spooled as it streams in
 //  6. verify and store the room
-//  7. aside: what has happened in it meanwhile (catchUp)
+//  7. aside, a little later: what has happened in it meanwhile (catchUp)
 //
 // spec: server-server §12 (Joining Rooms)
 func (s *Server) joinRemotely(ctx context.Context, req api.SetMembership, room *eventstore.Room) (id.Event, error) {
@@ -242,7 +242,7 @@ func (s *Server) joinVia(ctx context.Context, req api.SetMembership, server id.S
 	if !resident {
 		log := s.log.WithField("room", req.Room).WithField("server", server)
 		log.Info("joined a room over federation")
-		s.inbound.aside(func(ctx context.Context) {
+		s.inbound.aside(s.limits.CatchUp, func(ctx context.Context) {
 			if err := s.catchUp(ctx, req, server); err != nil && ctx.Err() == nil {
 				log.WithError(err).Info("what happened while the room was being joined was not asked for")
 			}
