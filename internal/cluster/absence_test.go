@@ -130,3 +130,32 @@ func TestStale(t *testing.T) {
 		}
 	})
 }
+
+// A node that could write its row and not read the others' for a while lives from when it can, for the others too.
+func TestReadingFailsForAWhile(t *testing.T) {
+	onTables(t, func(t *testing.T, w *world) {
+		a, b := w.join("rooms"), w.join("rooms")
+		w.pass(6, a, b)
+		b.db.listFails = true
+		for range 3 {
+			w.pass(1, a)
+			if b.beat(context.Background()) == nil {
+				t.Fatal("a heartbeat succeeded that could not read")
+			}
+		}
+		b.db.listFails = false
+		w.pass(1, b) // the last one
+		for i := range 60 {
+			if i%10 == 5 {
+				w.beats(a)
+			}
+			if both := share(a) + share(b); both > keyCount {
+				t.Fatalf("%v after its last heartbeat b has %d keys, and a %d of %d", time.Duration(i)*100*time.Millisecond, share(b), share(a), keyCount)
+			}
+			w.now += 100 * time.Millisecond
+		}
+		if share(a) != keyCount {
+			t.Errorf("a has %d of %d keys", share(a), keyCount)
+		}
+	})
+}

@@ -126,7 +126,8 @@ type Cluster struct {
 
 	mu      sync.Mutex // guards what follows and the publishing of views; not held while the table is asked
 	self    Node
-	beatNo  int64
+	beatNo  int64 // of the last heartbeat that succeeded
+	tries   int64 // how often the next one was written
 	left    bool
 	fresh   bool          // the row was added, and no heartbeat has succeeded since
 	renewed time.Duration // start of the last heartbeat that succeeded

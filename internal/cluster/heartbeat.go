@@ -65,8 +65,14 @@ func (c *Cluster) own() row {
 	if c.cfg.Schemas != nil {
 		c.self.Schemas = c.cfg.Schemas()
 	}
-	return row{Node: c.self, beat: c.beatNo + 1}
+	c.tries++
+	return row{Node: c.self, beat: (c.beatNo+1)<<tryBits + c.tries}
 }
+
+// tryBits are the lower bits of what a row has for the number of a heartbeat. They count how often it was written, for it is written again where
+// reading the rows failed after it. Each must look new to the others: they count from when they saw the last change, and the lease from the one
+// that succeeded.
+const tryBits = 16
 
 // finish takes in what a heartbeat has brought.
 func (c *Cluster) finish(start time.Duration, rows []row, err error, gaveUp bool) error {
@@ -126,6 +132,7 @@ func (c *Cluster) accept(start, end time.Duration, rows []row) error {
 		return ErrFull
 	}
 	c.beatNo++
+	c.tries = 0
 	c.noticeLoss(end)
 	from := c.view.Load().from
 	alone := c.alone()
@@ -172,16 +179,16 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) (progress int64)
 		}
 		s := before[r.ID]
 		if s == nil {
-			progress = max(progress, r.beat)
+			progress = max(progress, r.beat>>tryBits)
 		} else {
-			progress = max(progress, r.beat-s.beat)
+			progress = max(progress, r.beat>>tryBits-s.beat>>tryBits)
 		}
 		if s == nil || s.beat != r.beat || away {
 			s = &seen{beat: r.beat, at: end}
 		}
 		c.seen[r.ID] = s
 		o := sighting{Node: r.Node, at: s.at, live: start-s.at <= c.cfg.DeadAfter}
-		o.Beat = r.beat
+		o.Beat = r.beat >> tryBits
 		c.others = append(c.others, o)
 	}
 	return progress
