@@ -8,8 +8,6 @@ import (
 	"flag"
 	"fmt"
 	"io"
-	"math/rand/v2"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -21,6 +19,7 @@ import (
 	"testing"
 	"time"
 
+	"weft/internal/freeport"
 	"weft/internal/sqldb/sqldbtest"
 )
 
@@ -196,19 +195,11 @@ func (c *cluster) addWith(args ...string) *node {
 	return n
 }
 
-// freeAddress finds a port for a process that is started again and again. The system would give one that it gives to
-// connections as well, and then nobody can listen there while such a connection lasts.
 func freeAddress(t testing.TB) string {
 	t.Helper()
-	for {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", 10_000+rand.IntN(20_000)))
-		if errors.Is(err, syscall.EADDRINUSE) {
-			continue
-		}
-		must(t, err)
-		must(t, l.Close())
-		return l.Addr().String()
-	}
+	address, err := freeport.Address()
+	must(t, err)
+	return address
 }
 
 // start starts all nodes at once and waits until they answer.

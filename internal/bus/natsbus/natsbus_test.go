@@ -20,6 +20,7 @@ import (
 
 	"weft/internal/bus"
 	"weft/internal/bus/natsbus"
+	"weft/internal/freeport"
 )
 
 // patience is how long a test waits for what must come to be.
@@ -248,7 +249,11 @@ type proxy struct {
 }
 
 func newProxy(t testing.TB, target string) *proxy {
-	p := &proxy{t: t, target: target, addr: "127.0.0.1:0", stalled: make(chan struct{})}
+	addr, err := freeport.Address() // it comes up there again and again
+	if err != nil {
+		t.Fatal(err)
+	}
+	p := &proxy{t: t, target: target, addr: addr, stalled: make(chan struct{})}
 	close(p.stalled)
 	p.up()
 	t.Cleanup(p.cut)
@@ -260,7 +265,7 @@ func (p *proxy) up() {
 	if err != nil {
 		p.t.Fatal(err)
 	}
-	p.l, p.addr = l, l.Addr().String()
+	p.l = l
 	p.wg.Go(func() {
 		for {
 			in, err := l.Accept()
@@ -375,12 +380,10 @@ func TestStalledPeerBlocksNobody(t *testing.T) {
 func TestOutboxDropsTheOldest(t *testing.T) {
 	noLeaks(t)
 	// There is no such server, so the outbox and then the client's buffer fill.
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	nowhere, err := freeport.Address()
 	if err != nil {
 		t.Fatal(err)
 	}
-	nowhere := l.Addr().String()
-	_ = l.Close()
 	cfg := config("a", nil)
 	cfg.URL = "nats://" + nowhere
 	b := start(t, cfg)

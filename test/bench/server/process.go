@@ -4,7 +4,6 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"net"
 	"net/http"
 	"os"
 	"os/exec"
@@ -12,6 +11,7 @@ import (
 	"syscall"
 	"time"
 
+	"weft/internal/freeport"
 	"weft/test/bench/proc"
 	"weft/test/bench/remote"
 )
@@ -222,19 +222,12 @@ func (p *Process) remove() error {
 // freePorts finds loopback addresses that nobody listens on.
 func freePorts(n int) ([]string, error) {
 	var out []string
-	var listeners []net.Listener
-	var errs []error
 	for range n {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
+		address, err := freeport.Address()
 		if err != nil {
-			errs = append(errs, err)
-			break
+			return nil, err
 		}
-		listeners = append(listeners, l)
-		out = append(out, l.Addr().String())
+		out = append(out, address)
 	}
-	for _, l := range listeners {
-		errs = append(errs, l.Close())
-	}
-	return out, errors.Join(errs...)
+	return out, nil
 }
