@@ -9,20 +9,19 @@ import (
 	"io"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"net/url"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strconv"
 	"strings"
-	"sync/atomic"
 	"syscall"
 	"time"
 
 	_ "github.com/lib/pq" // the driver named postgres
 	"golang.org/x/sync/errgroup"
 
+	"weft/internal/roundrobin"
 	"weft/setup"
 )
 
@@ -190,7 +189,13 @@ func serveNodes(ctx context.Context, c *setup.Config, nodes int) error {
 	if err := settled(ctx, nodes); err != nil {
 		return errors.Join(err, group.Wait())
 	}
-	front := &http.Server{Handler: balance(nodes)}
+	addresses := make([]string, nodes)
+	for i := range addresses {
+		addresses[i] = nodeAddress(i)
+	}
+	balancer := roundrobin.New(addresses, os.Stderr)
+	defer balancer.Close()
+	front := &http.Server{Handler: balancer}
 	for _, l := range c.Listeners {
 		listener, err := (&net.ListenConfig{}).Listen(ctx, "tcp", l.Address)
 		if err != nil {
@@ -215,36 +220,4 @@ func serveNodes(ctx context.Context, c *setup.Config, nodes int) error {
 		return front.Close()
 	})
 	return group.Wait()
-}
-
-// balance is a balancer without rules.
-func balance(nodes int) http.Handler {
-	return &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.Host, r.Out.URL.RawQuery = "http", r.In.Host, r.In.URL.RawQuery
-			r.SetXForwarded()
-		},
-		Transport: &nextNode{nodes: nodes}, FlushInterval: -1,
-	}
-}
-
-// nextNode asks the next process, and another one where that cannot be reached.
-type nextNode struct {
-	nodes int
-	last  atomic.Uint64
-}
-
-func (n *nextNode) RoundTrip(r *http.Request) (*http.Response, error) {
-	for try := 1; ; try++ {
-		out := r.Clone(r.Context())
-		out.URL.Host = nodeAddress(int(n.last.Add(1) % uint64(n.nodes)))
-		if r.Body != nil && r.Body != http.NoBody {
-			out.Body = io.NopCloser(r.Body) // a connection that fails must not close it
-		}
-		res, err := http.DefaultTransport.RoundTrip(out)
-		var op *net.OpError
-		if err == nil || try == n.nodes || !errors.As(err, &op) || op.Op != "dial" {
-			return res, err
-		}
-	}
 }

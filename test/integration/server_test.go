@@ -16,18 +16,18 @@ import (
 	"math/big"
 	"net"
 	"net/http"
-	"net/http/httputil"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"syscall"
 	"testing"
 	"time"
 
+	"weft/internal/freeport"
+	"weft/internal/roundrobin"
 	"weft/internal/sqldb/sqldbtest"
 )
 
@@ -129,6 +129,7 @@ type server struct {
 	base      string // of plain HTTP
 	database  string
 	processes []*process
+	balancer  logBuffer // what went wrong there
 }
 
 // process is one process of a server.
@@ -166,13 +167,11 @@ func (l *logBuffer) String() string {
 	return l.buf.String()
 }
 
-// freePort finds a port that nobody listens on.
-func freePort(t *testing.T) int {
+func freeAddress(t *testing.T) string {
 	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
+	address, err := freeport.Address()
 	must(t, err)
-	must(t, l.Close())
-	return l.Addr().(*net.TCPAddr).Port
+	return address
 }
 
 // arrangement is how a server is put together: its database, and what further arguments each of its processes has.
@@ -196,8 +195,8 @@ var arrangements = []arrangement{
 // newServer makes a server with an empty database; it is not started yet.
 func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 	t.Helper()
-	insecure, secure := freePort(t), freePort(t)
-	s := &server{t: t, name: fmt.Sprintf("localhost:%d", secure), base: fmt.Sprintf("http://127.0.0.1:%d", insecure)}
+	insecure, secure := freeAddress(t), freeAddress(t)
+	s := &server{t: t, name: strings.Replace(secure, "127.0.0.1", "localhost", 1), base: "http://" + insecure}
 	s.database = "sqlite:" + filepath.Join(t.TempDir(), "weft.db")
 	if kind.postgres {
 		s.database = sqldbtest.PostgresURL(t)
@@ -209,10 +208,10 @@ func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 		p := &process{t: t, name: fmt.Sprintf("%s/%d", s.name, i), base: s.base, binary: binary, log: &logBuffer{}, env: "WEFT_VERIFY=1"}
 		p.args = append(append(slices.Clone(args), "--data", t.TempDir()), more...)
 		if len(kind.processes) == 1 {
-			p.args = append(p.args, "--listen", fmt.Sprintf("127.0.0.1:%d", insecure),
-				"--listen-tls", fmt.Sprintf("127.0.0.1:%d", secure), "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"))
+			p.args = append(p.args, "--listen", insecure,
+				"--listen-tls", secure, "--tls-cert", ca.path("tls.crt"), "--tls-key", ca.path("tls.key"))
 		} else {
-			address := fmt.Sprintf("127.0.0.1:%d", freePort(t))
+			address := freeAddress(t)
 			p.args, p.base = append(p.args, "--listen", address), "http://"+address
 			p.binary = plain
 			p.env = "WEFT_VERIFY=" // it would check what others are writing
@@ -233,21 +232,18 @@ func newServer(t *testing.T, ca *authority, kind arrangement) *server {
 }
 
 // balance sends each request to the next process, whichever it is for.
-func (s *server) balance(ca *authority, insecure, secure int) {
-	transport := &http.Transport{MaxIdleConnsPerHost: 64}
-	proxy := &httputil.ReverseProxy{
-		Rewrite: func(r *httputil.ProxyRequest) {
-			r.Out.URL.Scheme, r.Out.Host, r.Out.URL.RawQuery = "http", r.In.Host, r.In.URL.RawQuery
-			r.SetXForwarded()
-		},
-		Transport: &roundRobin{transport: transport, processes: s.processes}, FlushInterval: -1, ErrorLog: log.New(io.Discard, "", 0),
+func (s *server) balance(ca *authority, insecure, secure string) {
+	addresses := make([]string, len(s.processes))
+	for i, p := range s.processes {
+		addresses[i] = strings.TrimPrefix(p.base, "http://")
 	}
+	proxy := roundrobin.New(addresses, &s.balancer)
 	front := &http.Server{Handler: proxy, ErrorLog: log.New(io.Discard, "", 0)}
-	for _, port := range []int{insecure, secure} {
-		l, err := net.Listen("tcp", fmt.Sprintf("127.0.0.1:%d", port))
+	for _, address := range []string{insecure, secure} {
+		l, err := net.Listen("tcp", address)
 		must(s.t, err)
 		go func() {
-			if port == secure {
+			if address == secure {
 				_ = front.ServeTLS(l, ca.path("tls.crt"), ca.path("tls.key")) // until Close
 				return
 			}
@@ -256,31 +252,11 @@ func (s *server) balance(ca *authority, insecure, secure int) {
 	}
 	s.t.Cleanup(func() {
 		must(s.t, front.Close())
-		transport.CloseIdleConnections()
+		proxy.Close()
+		if s.t.Failed() {
+			s.t.Logf("log of the balancer of %s:\n%s", s.name, s.balancer.String())
+		}
 	})
-}
-
-// roundRobin asks the next process where one cannot be reached.
-type roundRobin struct {
-	transport *http.Transport
-	processes []*process
-	next      atomic.Uint64
-}
-
-func (r *roundRobin) RoundTrip(req *http.Request) (*http.Response, error) {
-	for try := 1; ; try++ {
-		p := r.processes[r.next.Add(1)%uint64(len(r.processes))]
-		out := req.Clone(req.Context())
-		out.URL.Host = strings.TrimPrefix(p.base, "http://")
-		if req.Body != nil {
-			out.Body = io.NopCloser(req.Body) // a connection that fails must not close it
-		}
-		res, err := r.transport.RoundTrip(out)
-		var op *net.OpError
-		if err == nil || try == len(r.processes) || !errors.As(err, &op) || op.Op != "dial" {
-			return res, err
-		}
-	}
 }
 
 // start starts all processes at once and waits until they answer.
