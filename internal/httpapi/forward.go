@@ -35,25 +35,32 @@ func (h *handler) forward(w http.ResponseWriter, r *http.Request, e *endpoint) {
 	if r.Body != nil {
 		r.Body = &movingBody{ReadCloser: r.Body, rc: http.NewResponseController(w), now: h.cfg.Now}
 	}
-	sw := &statusWriter{ResponseWriter: w, status: http.StatusOK}
+	sw := &forwardedWriter{
+		ResponseWriter: w, status: http.StatusOK,
+		body: movingWriter{w: w, rc: http.NewResponseController(w), now: h.cfg.Now},
+	}
+	// It panics when the answer breaks off.
+	defer func() { h.metrics.done(e, sw.status, h.cfg.Now().Sub(start)) }()
 	address := clientAddress(r, h.cfg.TrustedProxies)
 	e.Forward.ServeHTTP(sw, r.WithContext(context.WithValue(r.Context(), clientAddressKey{}, address)))
-	h.metrics.done(e, sw.status, h.cfg.Now().Sub(start))
 }
 
-// statusWriter notes the status.
-type statusWriter struct {
+// forwardedWriter notes the status, and gives each write its own deadline as a stream of this process has it.
+type forwardedWriter struct {
 	http.ResponseWriter
 	status int
+	body   movingWriter
 }
 
-func (s *statusWriter) WriteHeader(status int) {
+func (s *forwardedWriter) WriteHeader(status int) {
 	s.status = status
 	s.ResponseWriter.WriteHeader(status)
 }
 
+func (s *forwardedWriter) Write(p []byte) (int, error) { return s.body.Write(p) }
+
 // Unwrap lets http.ResponseController reach the connection.
-func (s *statusWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
+func (s *forwardedWriter) Unwrap() http.ResponseWriter { return s.ResponseWriter }
 
 type (
 	clientAddressKey struct{}

@@ -2,6 +2,7 @@ package httpapi
 
 import (
 	"context"
+	"errors"
 	"io"
 	"net/http"
 	"net/http/httptest"
@@ -9,7 +10,11 @@ import (
 	"net/netip"
 	"net/url"
 	"strings"
+	"sync/atomic"
 	"testing"
+	"time"
+
+	"github.com/prometheus/client_golang/prometheus"
 )
 
 // Two processes: the first does not run the component and hands its requests on to the second.
@@ -80,5 +85,51 @@ func TestForward(t *testing.T) {
 	defer again.Close()
 	if status, header, _ := send(again.URL, "1"); status != 503 || header.Get("Retry-After") != "1" {
 		t.Errorf("a request that was handed on: %d, retry after %q", status, header.Get("Retry-After"))
+	}
+}
+
+// A client that does not take its answer loses it, as one of this process does.
+func TestForwardToOneWhoDoesNotRead(t *testing.T) {
+	forward := http.HandlerFunc(func(w http.ResponseWriter, _ *http.Request) {
+		if _, err := io.WriteString(w, "an answer"); err != nil {
+			t.Errorf("into the buffer: %v", err)
+		}
+		if err := http.NewResponseController(w).Flush(); err != nil {
+			panic(http.ErrAbortHandler) // as a ReverseProxy does
+		}
+	})
+	var slow atomic.Int64
+	registry := prometheus.NewRegistry()
+	h := NewHandler(Config{Now: func() time.Time { return time.Now().Add(-time.Duration(slow.Load())) }, Metrics: registry},
+		[]Route{{Method: "GET", Path: "/_matrix/client/v3/thing", Forward: forward}})
+	s := httptest.NewServer(h)
+	defer s.Close()
+	get := func() (string, error) {
+		res, err := http.Get(s.URL + "/_matrix/client/v3/thing")
+		if err != nil {
+			return "", err
+		}
+		text, err := io.ReadAll(res.Body)
+		return string(text), errors.Join(err, res.Body.Close())
+	}
+	if text, err := get(); err != nil || text != "an answer" {
+		t.Errorf("%q, %v", text, err)
+	}
+	slow.Store(int64(2 * writeTimeout)) // so that the deadline has passed
+	if text, err := get(); err == nil {
+		t.Errorf("%q arrived after its deadline", text)
+	}
+	families, err := registry.Gather()
+	if err != nil {
+		t.Fatal(err)
+	}
+	counted := 0.0
+	for _, fam := range families {
+		if fam.GetName() == "weft_http_requests_total" {
+			counted = fam.GetMetric()[0].GetCounter().GetValue()
+		}
+	}
+	if counted < 2 {
+		t.Errorf("%v requests of 2 were counted", counted)
 	}
 }
