@@ -68,6 +68,15 @@ func TestTimely(t *testing.T) {
 		if b.Timely(before) {
 			t.Error("what a asked four seconds ago is taken")
 		}
+		// Also where heartbeats are late.
+		before = seen()
+		for range 3 {
+			w.pass(1, a)
+			w.pass(1, a, b)
+		}
+		if b.Timely(before) {
+			t.Error("what a asked six seconds, but three heartbeats, ago is taken")
+		}
 		before = seen()
 		w.pass(6, a)
 		if b.Timely(before) || b.Timely(before+100) {

@@ -126,8 +126,9 @@ type Cluster struct {
 
 	mu      sync.Mutex // guards what follows and the publishing of views; not held while the table is asked
 	self    Node
-	beatNo  int64 // of the last heartbeat that succeeded
-	tries   int64 // how often the next one was written
+	beatNo  int64                    // of the last heartbeat that succeeded
+	tries   int64                    // how often the next one was written
+	began   [keptBeats]time.Duration // when each of the last ones was written first, by its number
 	left    bool
 	fresh   bool          // the row was added, and no heartbeat has succeeded since
 	renewed time.Duration // start of the last heartbeat that succeeded
@@ -335,9 +336,19 @@ func (c *Cluster) Timely(beat int64) bool {
 	if c.table == nil {
 		return true
 	}
-	v := c.view.Load()
-	return c.elapsed() < v.until && beat >= v.oldest
+	v, now := c.view.Load(), c.elapsed()
+	switch {
+	case now >= v.until || beat < v.back || beat <= v.beat-keptBeats:
+		return false
+	case beat > v.beat: // of a heartbeat that has not ended yet
+		return true
+	}
+	// It was sent after that heartbeat began.
+	return now-v.began[beat%keptBeats] <= c.LateAfter()
 }
+
+// LateAfter is how long what another node asked of this one can have been on its way at most, to be Timely.
+func (c *Cluster) LateAfter() time.Duration { return lateBeats*c.cfg.Beat + c.cfg.Beat/2 }
 
 type presence struct{}
 

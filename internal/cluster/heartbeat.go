@@ -65,7 +65,9 @@ func (c *Cluster) own() row {
 	if c.cfg.Schemas != nil {
 		c.self.Schemas = c.cfg.Schemas()
 	}
-	c.tries++
+	if c.tries++; c.tries == 1 {
+		c.began[(c.beatNo+1)%keptBeats] = c.elapsed()
+	}
 	return row{Node: c.self, beat: (c.beatNo+1)<<tryBits + c.tries}
 }
 
@@ -102,9 +104,12 @@ func (c *Cluster) finish(start time.Duration, rows []row, err error, gaveUp bool
 	return nil
 }
 
-// lateBeats is of how many heartbeats a node need not know that asks this one for something. It reads the table at each of
-// its own, and gives up after some four seconds whom it cannot reach.
-const lateBeats = 4
+// lateBeats is of how many heartbeats a node need not know that asks this one for something: it reads the table at each of its own. It is
+// a time, as heartbeats are late where the database is slow (LateAfter). keptBeats are more than there can be in that time.
+const (
+	lateBeats = 4
+	keptBeats = 8
+)
 
 // aliveBeats is how many heartbeats of another node show that it lived, with the database, while this one had not, so that it may
 // have counted this one out. Two may come around a time in which nobody had the database.
@@ -198,7 +203,7 @@ func (c *Cluster) observe(start, end time.Duration, rows []row) (progress int64)
 func (c *Cluster) publish(from, until time.Duration) {
 	now, old := c.elapsed(), c.view.Load()
 	v := newView(sighting{Node: c.self, at: c.renewed, live: true}, c.others, from, until)
-	v.oldest, v.absences, v.settled = max(c.back, c.beatNo-lateBeats), c.absences, c.settled
+	v.beat, v.began, v.back, v.absences, v.settled = c.beatNo, c.began, c.back, c.absences, c.settled
 	if !c.alone() {
 		v.counted = c.renewed + c.cfg.DeadAfter
 	}

@@ -12,10 +12,12 @@ import (
 type view struct {
 	// The node owns its share at times from ≤ t < until.
 	from, until time.Duration
-	oldest      int64         // the heartbeat that others must have seen who ask for something
-	absences    int64         // how often the node was away
-	settled     time.Duration // when what had waited for it in the meantime has been read
-	counted     time.Duration // from then on others may count the node out, unless it writes another heartbeat; 0: there are none
+	beat        int64                    // the number of the last heartbeat
+	began       [keptBeats]time.Duration // when each of the last ones was written first, by its number
+	back        int64                    // the first one after an absence: others must have seen that one who ask for something
+	absences    int64                    // how often the node was away
+	settled     time.Duration            // when what had waited for it in the meantime has been read
+	counted     time.Duration            // from then on others may count the node out, unless it writes another heartbeat; 0: there are none
 	self        Node
 	nodes       []Node // the live ones, self included, by id
 	all         []sighting

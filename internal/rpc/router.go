@@ -28,6 +28,7 @@ const (
 	watchEvery = time.Second            // where a call takes longer: does the other process live?
 	pingTime   = 900 * time.Millisecond // less than that, or a ping would be such a call
 	silentFor  = 3                      // pings that are not answered in a row: then a process counts as one that cannot be reached
+	lateMargin = 500 * time.Millisecond // to carry out what came just in time
 	retryEvery = 250 * time.Millisecond
 	workers    = 1024 // calls of one method that run at once, in the called process, whose components shed what is too much
 )
@@ -58,7 +59,9 @@ type Nodes interface {
 	Changed() <-chan struct{}
 	// Timely tells whether a call to this process is to be carried out whose caller had seen a heartbeat of it, and Begin gives the
 	// context in which it is.
+	// LateAfter is how long a call may be on its way that is Timely.
 	Timely(beat int64) bool
+	LateAfter() time.Duration
 	Begin(ctx context.Context) context.Context
 }
 
@@ -333,7 +336,7 @@ func (r *Router) endWatch(node string) {
 }
 
 // watch ends the calls to a process that is not there any more: at once where the bus says that nobody is there, when the others
-// declare it dead where the bus says nothing, and when it does not answer to pings either. Of a process that answers it ends the calls
+// declare it dead where the bus says nothing, and once it cannot carry them out any more when it does not answer to pings either. Of a process that answers it ends the calls
 // that it lacks at two pings: a connection that broke took them, or their answers. An answer may be under way at the first.
 func (r *Router) watch(bus Bus, node string) {
 	defer r.endWatch(node)
@@ -355,10 +358,11 @@ func (r *Router) watch(bus Bus, node string) {
 		default:
 			unanswered++
 		}
-		if unanswered == silentFor {
+		if unanswered >= silentFor {
 			r.avoid(bus, node)
-			bus.Lose(node, time.Now(), errGone)
-			return
+			// It may get what was sent to it when the way is open again, and carry it out for as long as that is Timely. Who has it done
+			// elsewhere before, and then something else, finds it done once more after that.
+			bus.Lose(node, time.Now().Add(-r.nodes.LateAfter()-lateMargin), errGone)
 		}
 		<-tick.C
 		if since, ok := bus.Waiting()[node]; !ok || time.Since(since) < watchEvery {
