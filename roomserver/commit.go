@@ -186,6 +186,10 @@ func (w *writeSet) store(ctx context.Context, tx *sqldb.Tx) error {
 	if err := w.storeMembers(ctx, tx); err != nil {
 		return err
 	}
+	// With all locks held: waiting for them may have taken long.
+	if err := w.d.wanted(); err != nil {
+		return err
+	}
 	tx.OnCommit(w.publish)
 	return nil
 }

@@ -157,15 +157,7 @@ func TestSendsOfOneRoomShareAWriteSet(t *testing.T) {
 		before := a.row(room).Revision
 		const n = 50
 		// Hold the queue so that all sends wait behind one another.
-		held, release := make(chan struct{}), make(chan struct{})
-		go func() {
-			_ = a.inRoom(context.Background(), room, func(context.Context, *roomView) error {
-				close(held)
-				<-release
-				return nil
-			})
-		}()
-		<-held
+		release := a.hold(room)
 		var wg sync.WaitGroup
 		for i := range n {
 			wg.Go(func() {
@@ -181,7 +173,7 @@ func TestSendsOfOneRoomShareAWriteSet(t *testing.T) {
 		}
 		for a.queueLen(room) < n {
 		}
-		close(release)
+		release()
 		wg.Wait()
 		if got := a.row(room).Revision - before; got != 1 {
 			t.Errorf("%d write sets for %d sends", got, n)
@@ -192,6 +184,57 @@ func TestSendsOfOneRoomShareAWriteSet(t *testing.T) {
 		}
 		a.check()
 	})
+}
+
+// Who gives up while his send is computed has nothing sent, and those whose sends go with it lose nothing.
+func TestSendThatIsGivenUp(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		a := newWorld(t, open).node("a")
+		room := a.create("11", alice)
+		release := a.hold(room)
+		var wg sync.WaitGroup
+		ctx, cancel := context.WithCancel(context.Background())
+		builds := 0
+		wg.Go(func() {
+			_, err := a.sendLocal(ctx, room, sendOptions{}, func(context.Context, *roomView) ([]eventSpec, error) {
+				builds++
+				cancel()
+				return []eventSpec{message(alice, "given up")}, nil
+			})
+			if !errors.Is(err, context.Canceled) {
+				t.Errorf("who gave up hears %v", err)
+			}
+		})
+		wg.Go(func() {
+			if _, err := a.trySend(room, message(alice, "goes with it")); err != nil {
+				t.Error(err)
+			}
+		})
+		for a.queueLen(room) < 2 {
+		}
+		release()
+		wg.Wait()
+		a.send(room, message(alice, "after it"))
+		pos, err := stream.Position(context.Background(), a.db, stream.Events)
+		if err != nil || pos != 5+2 || builds != 1 {
+			t.Errorf("the stream is at %d after %d builds, %v", pos, builds, err)
+		}
+		a.check()
+	})
+}
+
+// hold keeps a room's queue busy until release.
+func (n *node) hold(room id.Room) (release func()) {
+	held, free := make(chan struct{}), make(chan struct{})
+	go func() {
+		_ = n.inRoom(context.Background(), room, func(context.Context, *roomView) error {
+			close(held)
+			<-free
+			return nil
+		})
+	}()
+	<-held
+	return func() { close(free) }
 }
 
 func (n *node) queueLen(room id.Room) int {

@@ -55,6 +55,19 @@ type draft struct {
 	also func(ctx context.Context, tx *sqldb.Tx, room nid.Room) error
 	// txns are the clients' transactions that made events.
 	txns []clientTxn
+	// asked are the contexts of those who asked for events of it.
+	asked []context.Context
+}
+
+// wanted is errStale when somebody who asked for a part of a draft has given up: he may ask elsewhere, and for something else after that.
+// So the draft is computed again without it.
+func (d *draft) wanted() error {
+	for _, ctx := range d.asked {
+		if err := ctx.Err(); err != nil {
+			return fmt.Errorf("%w: who asked for a part of it has given up: %w", errStale, err)
+		}
+	}
+	return nil
 }
 
 // coming is what is known of an event that is about to be received: not stored, referred to by events that

@@ -151,11 +151,16 @@ func (s *Server) sendOnce(ctx context.Context, room id.Room, jobs []*job) (err e
 		return err
 	}
 	for _, j := range jobs {
-		j.send.events, j.send.err = nil, nil
+		j.send.events, j.send.err = nil, j.ctx.Err()
+		if j.send.err != nil {
+			continue
+		}
 		m := d.mark()
 		if err := d.send(ctx, j.send); err != nil {
 			d.rewind(m)
 			j.send.err = err
+		} else {
+			d.asked = append(d.asked, j.ctx)
 		}
 		j.send.fresh = false
 	}
