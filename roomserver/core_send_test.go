@@ -223,6 +223,59 @@ func TestSendThatIsGivenUp(t *testing.T) {
 	})
 }
 
+type askedLongAgo struct{}
+
+// What was asked too long ago is not sent, also when it goes with something that was asked just now.
+func TestSendThatIsTooLate(t *testing.T) {
+	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
+		errLate := merr.New(503, "M_UNKNOWN", "too late")
+		open := func() *sqldb.DB {
+			db, err := sqldb.Open(t.Context(), newURL(), sqldb.Options{Stale: func(ctx context.Context) error {
+				if ctx.Value(askedLongAgo{}) != nil {
+					return errLate
+				}
+				return nil
+			}})
+			if err != nil {
+				t.Fatal(err)
+			}
+			t.Cleanup(func() {
+				if err := db.Close(); err != nil {
+					t.Error(err)
+				}
+			})
+			return db
+		}
+		a := newWorld(t, open).node("a")
+		room := a.create("11", alice)
+		release := a.hold(room)
+		var wg sync.WaitGroup
+		for i, late := range []bool{false, true, false} {
+			ctx, want := context.Background(), error(nil)
+			if late {
+				ctx, want = context.WithValue(ctx, askedLongAgo{}, true), errLate
+			}
+			wg.Go(func() {
+				_, err := a.sendLocal(ctx, room, sendOptions{}, func(context.Context, *roomView) ([]eventSpec, error) {
+					return []eventSpec{message(alice, fmt.Sprint(i))}, nil
+				})
+				if !errors.Is(err, want) {
+					t.Errorf("send %d: %v", i, err)
+				}
+			})
+			for a.queueLen(room) < i+1 {
+			}
+		}
+		release()
+		wg.Wait()
+		pos, err := stream.Position(context.Background(), a.db, stream.Events)
+		if err != nil || pos != 5+2 {
+			t.Errorf("the stream is at %d, %v", pos, err)
+		}
+		a.check()
+	})
+}
+
 // hold keeps a room's queue busy until release.
 func (n *node) hold(room id.Room) (release func()) {
 	held, free := make(chan struct{}), make(chan struct{})

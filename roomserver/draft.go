@@ -1,6 +1,7 @@
 package roomserver
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"fmt"
@@ -59,16 +60,18 @@ type draft struct {
 	asked []context.Context
 }
 
-// wanted is errStale when somebody who asked for a part of a draft has given up: he may ask elsewhere, and for something else after that.
-// So the draft is computed again without it.
+// wanted is errStale when somebody who asked for a part of a draft has given up. So the draft is computed again without it.
 func (d *draft) wanted() error {
 	for _, ctx := range d.asked {
-		if err := ctx.Err(); err != nil {
+		if err := d.s.givenUp(ctx); err != nil {
 			return fmt.Errorf("%w: who asked for a part of it has given up: %w", errStale, err)
 		}
 	}
 	return nil
 }
+
+// givenUp says why something is not to be done any more: who asked for it may have asked elsewhere, and for something else after that.
+func (s *Server) givenUp(ctx context.Context) error { return cmp.Or(ctx.Err(), s.db.Stale(ctx)) }
 
 // coming is what is known of an event that is about to be received: not stored, referred to by events that
 // are, redacted by some.

@@ -151,7 +151,7 @@ func (s *Server) sendOnce(ctx context.Context, room id.Room, jobs []*job) (err e
 		return err
 	}
 	for _, j := range jobs {
-		j.send.events, j.send.err = nil, j.ctx.Err()
+		j.send.events, j.send.err = nil, s.givenUp(j.ctx)
 		if j.send.err != nil {
 			continue
 		}

@@ -279,8 +279,8 @@ func (db *DB) Update(ctx context.Context, fn func(tx *Tx) error) error {
 	return db.updateAlone(ctx, fn)
 }
 
-// stale is Options.Stale.
-func (db *DB) stale(ctx context.Context) error {
+// Stale is Options.Stale, for a write that is for several: it has the context of one of them.
+func (db *DB) Stale(ctx context.Context) error {
 	if db.opts.Stale == nil {
 		return nil
 	}

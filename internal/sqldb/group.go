@@ -252,7 +252,7 @@ func (b *batch) try(grow bool) error {
 		return err
 	}
 	for _, j := range b.ended { // a stale one fails when each has a transaction of its own
-		if err := b.g.db.stale(j.ctx); err != nil {
+		if err := b.g.db.Stale(j.ctx); err != nil {
 			return err
 		}
 	}

@@ -48,7 +48,7 @@ func (db *DB) tryAlone(ctx context.Context, fn func(tx *Tx) error) error {
 	if err := s.check(db); err != nil {
 		return err
 	}
-	if err := db.stale(ctx); err != nil {
+	if err := db.Stale(ctx); err != nil {
 		return err
 	}
 	if err := s.commit(); err != nil {
