@@ -2,9 +2,11 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"net/url"
 	"strings"
+	"time"
 )
 
 // keysEach is how many one-time keys each user has for others to claim.
@@ -37,7 +39,7 @@ func (w *workload) mix(ctx context.Context, u, to *user, n int) error {
 		return w.setState(ctx, u, n)
 	case n%5 == 0:
 		return w.claim(ctx, u, to)
-	case n%7 == 0 && u != w.users[0]:
+	case u != w.users[0]: // half of the messages
 		return w.comeOrGo(ctx, u)
 	}
 	return nil
@@ -70,13 +72,29 @@ func (w *workload) claim(ctx context.Context, u, to *user) error {
 	return nil
 }
 
-// comeOrGo changes a user's membership of the lobby.
+// moves are how many changes of a user's membership are remembered.
+const moves = 5
+
+// comeOrGo changes a user's membership of the lobby. Before that it must be what was acknowledged last: what a node did late would be
+// hidden by the next change.
 func (w *workload) comeOrGo(ctx context.Context, u *user) error {
+	path := "/_matrix/client/v3/rooms/" + url.PathEscape(w.lobby)
+	member, err := w.c.do(ctx, "GET", path+"/state/m.room.member/"+url.PathEscape(u.id)+"?format=event", w.users[0].token, nil, 0)
+	if err != nil || member.status != 200 && member.status != 404 {
+		return errors.Join(err, fmt.Errorf("the membership of %s: %d %s", u.id, member.status, member.body.Raw))
+	}
+	if is := member.body.Get("content.membership").Str == "join"; is != u.inLobby {
+		w.t.Errorf("%s: %s is in the lobby: %v; acknowledged: %v\n%s\n%s", time.Now().Format(time.StampMilli), u.id, is, u.inLobby,
+			strings.Join(u.moves, "\n"), member.body.Raw)
+		u.inLobby = is
+	}
 	what := "join"
 	if u.inLobby {
 		what = "leave"
 	}
-	a, err := w.c.do(ctx, "POST", "/_matrix/client/v3/rooms/"+url.PathEscape(w.lobby)+"/"+what, u.token, []byte(`{}`), 0)
+	began := time.Now()
+	a, err := w.c.do(ctx, "POST", path+"/"+what, u.token, []byte(`{}`), 0)
+	u.moves = append(u.moves[max(0, len(u.moves)-moves+1):], fmt.Sprintf("%s: %s, %s, %d %v", began.Format(time.StampMilli), what, short(time.Since(began)), a.status, err))
 	// A repeated leave is refused where the first came through; the check sees whether it did.
 	if err == nil && a.status != 200 && (what == "join" || a.status != 403) {
 		err = fmt.Errorf("%s: %d %s", what, a.status, a.body.Raw)

@@ -26,8 +26,9 @@ type user struct {
 	gaps     int              // answers that left events out, because the user was away while many came
 	toDevice map[string][]int // sender: the numbers of their to-device messages
 
-	state   int  // what the user's own state event says
-	inLobby bool // the user's membership of the lobby
+	state   int      // what the user's own state event says
+	inLobby bool     // the user's membership of the lobby
+	moves   []string // the last changes of it
 }
 
 // workload is a load whose every acknowledged operation is remembered.
