@@ -230,21 +230,12 @@ func TestSendThatIsTooLate(t *testing.T) {
 	sqldbtest.RunURL(t, func(t *testing.T, newURL func() string) {
 		errLate := merr.New(503, "M_UNKNOWN", "too late")
 		open := func() *sqldb.DB {
-			db, err := sqldb.Open(t.Context(), newURL(), sqldb.Options{Stale: func(ctx context.Context) error {
+			return sqldbtest.OpenWith(t, newURL(), sqldb.Options{Stale: func(ctx context.Context) error {
 				if ctx.Value(askedLongAgo{}) != nil {
 					return errLate
 				}
 				return nil
 			}})
-			if err != nil {
-				t.Fatal(err)
-			}
-			t.Cleanup(func() {
-				if err := db.Close(); err != nil {
-					t.Error(err)
-				}
-			})
-			return db
 		}
 		a := newWorld(t, open).node("a")
 		room := a.create("11", alice)
@@ -280,11 +271,13 @@ func TestSendThatIsTooLate(t *testing.T) {
 func (n *node) hold(room id.Room) (release func()) {
 	held, free := make(chan struct{}), make(chan struct{})
 	go func() {
-		_ = n.inRoom(context.Background(), room, func(context.Context, *roomView) error {
+		if err := n.inRoom(context.Background(), room, func(context.Context, *roomView) error {
 			close(held)
 			<-free
 			return nil
-		})
+		}); err != nil {
+			n.w.t.Error(err)
+		}
 	}()
 	<-held
 	return func() { close(free) }

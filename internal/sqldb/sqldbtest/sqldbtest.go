@@ -41,7 +41,13 @@ func RunURL(t *testing.T, test func(t *testing.T, newURL func() string)) {
 // Open opens a database and closes it at the end of the test.
 func Open(t testing.TB, url string) *sqldb.DB {
 	t.Helper()
-	db, err := sqldb.Open(t.Context(), url, sqldb.Options{})
+	return OpenWith(t, url, sqldb.Options{})
+}
+
+// OpenWith is Open with options.
+func OpenWith(t testing.TB, url string, o sqldb.Options) *sqldb.DB {
+	t.Helper()
+	db, err := sqldb.Open(t.Context(), url, o)
 	if err != nil {
 		t.Fatalf("open %s: %v", url, err)
 	}
