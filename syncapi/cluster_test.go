@@ -367,17 +367,54 @@ func TestWakingWithoutBus(t *testing.T) {
 	eachPair(t, func(t *testing.T, p pair) {
 		r := p.a.newRoom(alice)
 		r.member(bob, "join")
-		since := p.b.sync(bob, "").next()
 		p.cut.Store(true)
-		got := make(chan reply, 1)
-		go func() { got <- p.b.do(bob, "GET", v3+"/sync?timeout=300000&since="+since, nil) }()
-		until(t, "it sleeps", func() bool { return p.b.srv.requests.asleep.Load() == 1 })
-		r.say(alice, "hello")
-		begin := time.Now()
-		expect(t, "told", bodies((<-got).in("join", r, "timeline.events")), "hello")
-		if took := time.Since(begin); took > pollInterval/2 {
-			t.Errorf("woken after %v", took)
+		p.b.wakes(bob, r, func() { r.say(alice, "hello") })
+	})
+}
+
+// wakes puts a sync of a user to sleep and expects that it soon tells of what happens then: somebody says hello.
+func (e *env) wakes(user id.User, r *room, happens func()) {
+	e.t.Helper()
+	path := v3 + "/sync?timeout=300000&set_presence=offline" // a change of presence would wake it too
+	since := e.do(user, "GET", path, nil).next()
+	got := make(chan reply, 1)
+	go func() { got <- e.do(user, "GET", path+"&since="+since, nil) }()
+	until(e.t, "it sleeps", func() bool { return e.srv.requests.asleep.Load() == 1 })
+	happens()
+	begin := time.Now()
+	expect(e.t, "told", bodies((<-got).in("join", r, "timeline.events")), "hello")
+	if took := time.Since(begin); took > pollInterval/2 {
+		e.t.Errorf("woken after %v", took)
+	}
+}
+
+// A request that comes before its process listens to the bus, and looks at positions, does not miss what happens until then.
+func TestWakingFromBeforeTheStart(t *testing.T) {
+	for _, shared := range []bool{false, true} {
+		sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+			e := newStill(t, open(), bus.NewLocal(), func(_ *env, c *Config) { c.Shared = shared })
+			r := e.newRoom(alice)
+			e.wakes(alice, r, func() { // nothing is counted for her, which would wake it too
+				r.say(alice, "hello")
+				e.run()
+			})
+		})
+	}
+}
+
+// What the bus lost before the first look at the positions is not found by comparing them: all are woken.
+func TestFirstLook(t *testing.T) {
+	sqldbtest.Run(t, func(t *testing.T, open func() *sqldb.DB) {
+		e := newStill(t, open(), bus.NewLocal(), func(_ *env, c *Config) { c.Shared = true })
+		w := e.srv.notifier.wait(alice)
+		look := func() int {
+			e.ok(e.srv.poller.look(t.Context()))
+			e.srv.notifier.flush(t.Context())
+			return len(w.woken)
 		}
+		expect(t, "woken by the first", look(), 1)
+		<-w.woken
+		expect(t, "woken by one that finds nothing", look(), 0)
 	})
 }
 

@@ -90,6 +90,14 @@ func newEnv(t *testing.T, db *sqldb.DB) *env {
 // newNode is newEnv with a bus that others may share, and a change of the configuration.
 func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) *env {
 	t.Helper()
+	e := newStill(t, db, b, change)
+	e.run()
+	return e
+}
+
+// newStill is newNode before its background work runs.
+func newStill(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) *env {
+	t.Helper()
 	ctx := t.Context()
 	e := &env{t: t, db: db, bus: b, now: time.UnixMilli(1_700_000_000_000), key: ed25519.NewKeyFromSeed(make([]byte, ed25519.SeedSize)),
 		stopping: make(chan struct{})}
@@ -112,16 +120,20 @@ func newNode(t *testing.T, db *sqldb.DB, b bus.Bus, change func(*env, *Config)) 
 	e.srv, err = New(ctx, cfg)
 	e.ok(err)
 	e.h = httpapi.NewHandler(httpapi.Config{Log: logrus.NewEntry(quiet), Auth: e.accounts, Now: e.clock, Stopping: e.stopping}, e.srv.Routes())
-	runCtx, cancel := context.WithCancel(context.Background())
+	return e
+}
+
+// run starts the background work, until the test ends.
+func (e *env) run() {
+	ctx, cancel := context.WithCancel(context.Background())
 	done := make(chan error, 1)
-	go func() { done <- e.srv.Run(runCtx) }()
-	t.Cleanup(func() {
+	go func() { done <- e.srv.Run(ctx) }()
+	e.t.Cleanup(func() {
 		cancel()
 		if err := <-done; err != nil {
-			t.Error(err)
+			e.t.Error(err)
 		}
 	})
-	return e
 }
 
 func (e *env) ok(err error) {

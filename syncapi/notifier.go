@@ -150,6 +150,7 @@ func (n *notifier) run(ctx context.Context) {
 		n.take(u)
 	})
 	defer cancel()
+	n.take(bus.Update{}) // for what happened before, while requests slept already
 	for {
 		select {
 		case <-n.signal:

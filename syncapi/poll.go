@@ -124,8 +124,9 @@ func (p *poller) look(ctx context.Context) error {
 	if err != nil {
 		return err
 	}
-	if !p.begun {
+	if !p.begun { // requests may sleep already, and what was lost until now is not known
 		p.begun, p.done, p.seen = true, now, now
+		p.s.notifier.take(bus.Update{})
 	}
 	if now.Events > p.seen.Events {
 		p.s.follower.wake()
