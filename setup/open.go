@@ -36,7 +36,7 @@ const (
 const serverKeysFor = 365 * 24 * time.Hour
 
 // errAway is for who asked something of a process that was frozen, or cut off, before it was done.
-var errAway = merr.New(http.StatusServiceUnavailable, "M_UNKNOWN", "this process was away, and others may have taken its place; try again").
+var errAway = merr.New(http.StatusServiceUnavailable, "M_UNKNOWN", "this process was away, or cut off from who asked it, and others may have taken its place; try again").
 	With("retry_after_ms", int64(1000))
 
 // openDatabase opens the database and brings the shared tables up to date.

@@ -2,6 +2,7 @@ package cluster
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"testing"
 	"time"
@@ -138,6 +139,52 @@ func TestStale(t *testing.T) {
 			t.Error("a node was away that was alone")
 		}
 	})
+}
+
+// What another node asked is stale when it may have given it up: some time after it asked, and after what it said since.
+func TestStaleOfAnotherNode(t *testing.T) {
+	onTables(t, func(t *testing.T, w *world) {
+		a, b := w.join("rooms"), w.join("rooms")
+		w.pass(3, a, b)
+		var said time.Duration // by b's clock
+		wanted := func() (time.Duration, bool) { return b.elapsed() - said, said != 0 }
+		call, cancel := b.Asked(t.Context(), b.view.Load().beat, wanted)
+		defer func() { cancel() }()
+		check := func(what string, want bool) {
+			t.Helper()
+			if got := b.Stale(call); got != want || got != errors.Is(context.Cause(call), ErrGivenUp) {
+				t.Errorf("%s: stale is %v, %v", what, got, context.Cause(call))
+			}
+			if b.Stale(context.WithoutCancel(call)) {
+				t.Errorf("%s: what is finished though nobody waits is stale", what)
+			}
+		}
+		check("at once", false)
+		w.pass(4, a, b)
+		check("after four seconds", false)
+		said = b.elapsed()
+		w.pass(4, a, b)
+		check("wanted four seconds ago", false)
+		w.pass(1, a, b)
+		check("five seconds ago", true)
+		said = b.elapsed()
+		check("wanted too late", true)
+		cancel()
+		// A heartbeat that has not ended began after the last one that has.
+		said = 0
+		call, cancel = b.Asked(t.Context(), b.view.Load().beat+1, wanted)
+		check("of the next heartbeat", false)
+		w.now += 3 * time.Second
+		check("while nobody has the database", false)
+		w.pass(6, a, b)
+		check("later", true)
+	})
+	c := Single([]string{"rooms"})
+	call, cancel := c.Asked(t.Context(), 0, nil)
+	defer cancel()
+	if c.Stale(call) {
+		t.Error("something is stale in a process that is alone")
+	}
 }
 
 // A node that could write its row and not read the others' for a while lives from when it can, for the others too.

@@ -350,40 +350,81 @@ func (c *Cluster) Timely(beat int64) bool {
 // LateAfter is how long what another node asked of this one can have been on its way at most, to be Timely.
 func (c *Cluster) LateAfter() time.Duration { return lateBeats*c.cfg.Beat + c.cfg.Beat/2 }
 
-type presence struct{}
+// asked is what Stale knows of what somebody asked of this node.
+type asked struct {
+	absences int64
+	// Of another node: which heartbeat it had seen, what it said since, and what ends it. wanted is nil of what a client asked.
+	beat   int64
+	wanted func() (ago time.Duration, ok bool)
+	end    context.CancelCauseFunc
+}
 
-// Begin gives a context for what somebody asks of this node, by which Stale knows it.
-func (c *Cluster) Begin(ctx context.Context) context.Context {
+// ErrGivenUp is the cause of the end of what another node asked and may have given up.
+var ErrGivenUp = errors.New("cluster: the node that asked has not been heard of since, and may have given it up")
+
+type askedKey struct{}
+
+// Begin gives a context for what a client asks of this node, by which Stale knows it.
+func (c *Cluster) Begin(ctx context.Context) context.Context { return c.begun(ctx, asked{}) }
+
+// Asked is Begin for what another node asks, which had seen a heartbeat of this one, by its number. wanted tells for how long at most the
+// other may have given it up, from what it said since; it is false where it said nothing. Call cancel when it is done.
+func (c *Cluster) Asked(ctx context.Context, beat int64, wanted func() (ago time.Duration, ok bool)) (_ context.Context, cancel context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	return c.begun(ctx, asked{beat: beat, wanted: wanted, end: end}), func() { end(nil) }
+}
+
+func (c *Cluster) begun(ctx context.Context, a asked) context.Context {
 	if c.table == nil {
 		return ctx
 	}
 	v := c.view.Load()
-	now := v.absences
+	a.absences = v.absences
 	if c.elapsed() < v.settled {
-		now--
+		a.absences--
 	}
-	return context.WithValue(ctx, presence{}, now)
+	return context.WithValue(ctx, askedKey{}, a)
 }
 
-// Stale tells of what has a context from Begin whether this node was away since, or is, so that others may have counted it out: who
-// asked for it may have asked another one, and for something else after it. It is false of what nobody asked for. Where heartbeats
-// are late it waits for one.
+// Stale tells of what has a context from Begin or Asked whether this node was away since, or is, so that others may have counted it
+// out: who asked for it may have asked another one, and for something else after it. What the node that asked may have given up (LateAfter)
+// ends when somebody asks for it here; what is to be finished all the same (context.WithoutCancel) is not stale by that. It is false of
+// what nobody asked for. Where heartbeats are late it waits for one.
 func (c *Cluster) Stale(ctx context.Context) bool {
 	if c.table == nil {
 		return false
 	}
-	then, ok := ctx.Value(presence{}).(int64)
+	then, ok := ctx.Value(askedKey{}).(asked)
 	if !ok {
 		return false
 	}
-	if v := c.view.Load(); then == v.absences && v.counted != 0 && c.elapsed() >= v.counted {
+	if v := c.view.Load(); then.absences == v.absences && v.counted != 0 && c.elapsed() >= v.counted {
 		ctx, cancel := context.WithTimeout(context.WithoutCancel(ctx), staleTime)
 		defer cancel()
 		if err := c.beat(ctx); err != nil && !errors.Is(err, ErrLeft) { // logged, counted
 			return true
 		}
 	}
-	return then != c.view.Load().absences
+	if then.absences != c.view.Load().absences {
+		return true
+	}
+	if c.givenUp(then) {
+		then.end(ErrGivenUp)
+	}
+	return errors.Is(context.Cause(ctx), ErrGivenUp)
+}
+
+// givenUp tells whether the node that asked for something may have given it up.
+func (c *Cluster) givenUp(a asked) bool {
+	if a.wanted == nil {
+		return false
+	}
+	if ago, ok := a.wanted(); ok && ago <= c.LateAfter() {
+		return false
+	}
+	v := c.view.Load()
+	beat := min(a.beat, v.beat) // one that has not ended yet began after it
+	return beat <= v.beat-keptBeats || c.elapsed()-v.began[beat%keptBeats] > c.LateAfter()
 }
 
 // staleTime bounds the heartbeat by which Stale finds out.

@@ -48,6 +48,10 @@ type Bus interface {
 	// has answered as far as this process knows. End ends requests by their numbers.
 	Check(ctx context.Context, node string, before time.Time) (missing []uint64, err error)
 	End(numbers []uint64, err error)
+	// Sign tells when the last Check of a node was answered. Wanted tells the handler of a request for how long at most its caller has not
+	// wanted it any more, as far as a Check has said: one that was sent after the answer to an earlier one.
+	Sign(node string) time.Time
+	Wanted(ctx context.Context) (ago time.Duration, ok bool)
 }
 
 // Nodes are the processes of the server.
@@ -57,12 +61,12 @@ type Nodes interface {
 	Ranked(component, key string) []cluster.Node
 	Owner(component, key string) (cluster.Node, bool)
 	Changed() <-chan struct{}
-	// Timely tells whether a call to this process is to be carried out whose caller had seen a heartbeat of it, and Begin gives the
-	// context in which it is.
-	// LateAfter is how long a call may be on its way that is Timely.
+	// Timely tells whether a call to this process is to be carried out whose caller had seen a heartbeat of it, and Asked gives the
+	// context in which it is: nothing is committed in it once the call, and what wanted says, are older than LateAfter. It ends then, by
+	// cluster.ErrGivenUp.
 	Timely(beat int64) bool
 	LateAfter() time.Duration
-	Begin(ctx context.Context) context.Context
+	Asked(ctx context.Context, beat int64, wanted func() (ago time.Duration, ok bool)) (_ context.Context, cancel context.CancelFunc)
 }
 
 // Router carries calls out. All methods may be called by many goroutines at once, but services are added before the bus
@@ -99,7 +103,7 @@ func (r *Router) SetBus(b Bus) {
 	for service, methods := range r.services {
 		for name, m := range methods {
 			b.Handle(subject(service, name), workers, func(ctx context.Context, msg []byte) ([]byte, error) {
-				answer, err := r.answer(ctx, m, msg, b.MaxData())
+				answer, err := r.answer(ctx, b, m, msg)
 				if err != nil {
 					return nil, &natsbus.RemoteError{Data: encodeError(err)}
 				}
@@ -120,20 +124,28 @@ func (r *Router) getBus() Bus {
 
 func subject(service, method string) string { return "rpc." + service + "." + method }
 
-func (r *Router) answer(ctx context.Context, m method, msg []byte, limit int) ([]byte, error) {
-	if !r.nodes.Timely(beatOf(msg)) {
+func (r *Router) answer(ctx context.Context, b Bus, m method, msg []byte) ([]byte, error) {
+	beat := beatOf(msg)
+	if !r.nodes.Timely(beat) {
 		r.log.Info("a call that was on its way for too long is not carried out")
 		return nil, errLate
 	}
-	ctx = r.nodes.Begin(ctx)
+	call := ctx
+	ctx, cancel := r.nodes.Asked(ctx, beat, func() (time.Duration, bool) { return b.Wanted(call) })
+	defer cancel()
 	data, err := r.spill.unpack(ctx, msg)
 	if err != nil {
 		return nil, err
 	}
-	if data, err = m.answer(ctx, data); err != nil {
+	data, err = m.answer(ctx, data)
+	switch {
+	case err != nil && errors.Is(context.Cause(ctx), cluster.ErrGivenUp):
+		r.log.WithError(err).Info("a call is not carried out any more, as nothing is heard of who made it")
+		return nil, unavailable("the process that asked was not heard of for too long; it is not known whether the request was carried out")
+	case err != nil:
 		return nil, err
 	}
-	return r.spill.pack(ctx, data, limit)
+	return r.spill.pack(ctx, data, b.MaxData())
 }
 
 // Invoke implements Caller.
@@ -337,13 +349,13 @@ func (r *Router) endWatch(node string) {
 
 // watch ends the calls to a process that is not there any more: at once where the bus says that nobody is there, when the others
 // declare it dead where the bus says nothing, and once it cannot carry them out any more when it does not answer to pings either. Of a process that answers it ends the calls
-// that it lacks at two pings: a connection that broke took them, or their answers. An answer may be under way at the first.
+// that it lacks at two pings: a connection that broke took them, or their answers. One may not be there yet at the first.
 func (r *Router) watch(bus Bus, node string) {
 	defer r.endWatch(node)
 	tick := time.NewTicker(watchEvery)
 	defer tick.Stop()
 	var lacked []uint64 // at the last ping that was answered
-	for unanswered := 0; ; {
+	for unanswered, known := 0, false; ; {
 		missing, err := ping(bus, node)
 		switch {
 		case errors.Is(err, natsbus.ErrClosed):
@@ -351,6 +363,9 @@ func (r *Router) watch(bus Bus, node string) {
 		case errors.Is(err, natsbus.ErrNoNode) || !r.lives(node):
 			bus.Lose(node, time.Now(), errGone)
 			return
+		case err == nil && !known: // by this sign the next one, which goes at once, says which calls are wanted
+			known, unanswered = true, 0
+			continue
 		case err == nil:
 			unanswered = 0
 			bus.End(both(lacked, missing), errLost)
@@ -360,9 +375,12 @@ func (r *Router) watch(bus Bus, node string) {
 		}
 		if unanswered >= silentFor {
 			r.avoid(bus, node)
-			// It may get what was sent to it when the way is open again, and carry it out for as long as that is Timely. Who has it done
-			// elsewhere before, and then something else, finds it done once more after that.
-			bus.Lose(node, time.Now().Add(-r.nodes.LateAfter()-lateMargin), errGone)
+			// It may get what was sent to it when the way is open again, and carry it out for as long as that is Timely; and commit what it
+			// has for as long after the last sign of it that it may know of. Who has it done elsewhere before, and then something else,
+			// finds it done once more after that.
+			if late := time.Now().Add(-r.nodes.LateAfter() - lateMargin); bus.Sign(node).Before(late) {
+				bus.Lose(node, late, errGone)
+			}
 		}
 		<-tick.C
 		if since, ok := bus.Waiting()[node]; !ok || time.Since(since) < watchEvery {
@@ -385,7 +403,7 @@ func both(a, b []uint64) (out []uint64) {
 func ping(bus Bus, node string) (missing []uint64, err error) {
 	ctx, cancel := context.WithTimeout(context.Background(), pingTime)
 	defer cancel()
-	return bus.Check(ctx, node, time.Now().Add(-watchEvery))
+	return bus.Check(ctx, node, time.Now())
 }
 
 func (r *Router) lives(node string) bool {

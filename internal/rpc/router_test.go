@@ -196,6 +196,59 @@ func TestACallComesLate(t *testing.T) {
 	})
 }
 
+// Two processes that live can be cut off from each other, while one carries out a call of the other: once that has been
+// done elsewhere it is not done any more, and how long it takes matters to nobody while there is no cut.
+func TestACallIsCutOff(t *testing.T) {
+	elsewhere, refused := 0, 0
+	for takes := 500 * time.Millisecond; takes < 14*time.Second; takes += 1500 * time.Millisecond {
+		for cut := time.Duration(0); cut < 4*time.Second; cut += 370 * time.Millisecond {
+			for long := time.Duration(0); long < 12*time.Second; long += 1100 * time.Millisecond {
+				inBubble(t, func(t *testing.T) {
+					w := newWorld()
+					_, a := w.add("a", nil)
+					_, b := w.add("b", nil)
+					front, _ := w.add("front", nil)
+					result := make(chan error)
+					go func() { result <- remote{caller: front, again: true}.Write(t.Context(), takes) }()
+					time.Sleep(cut) // of the bubble's clock
+					held := make(chan struct{})
+					if long > 0 {
+						w.change(func() { w.buses["a"].held = held })
+						go func() {
+							time.Sleep(long) // of the bubble's clock
+							w.change(func() { w.buses["a"].held = nil })
+							close(held)
+						}()
+					}
+					err := <-result
+					done := time.Now()
+					time.Sleep(time.Minute) // of the bubble's clock
+					for _, at := range a.writes {
+						if at.After(done) {
+							t.Errorf("%s, cut after %s for %s: written %s after it was answered (%v)", takes, cut, long, at.Sub(done), err)
+						}
+					}
+					if err != nil && merr.From(err).Status != 503 {
+						t.Errorf("%s, cut after %s for %s: %v", takes, cut, long, err)
+					}
+					switch {
+					case len(b.writes) > 0:
+						elsewhere++
+					case len(a.writes) == 0:
+						refused++
+					}
+					if long == 0 && (err != nil || len(a.writes) != 1 || len(b.writes) != 0) {
+						t.Errorf("%s, never cut: %v, written %d times, elsewhere %d times", takes, err, len(a.writes), len(b.writes))
+					}
+				})
+			}
+		}
+	}
+	if elsewhere < 100 || refused > elsewhere {
+		t.Errorf("%d calls were done elsewhere, %d not at all", elsewhere, refused)
+	}
+}
+
 // A connection between two processes that live can break with what is on it.
 func TestACallIsLostOnTheWay(t *testing.T) {
 	for _, c := range []struct {

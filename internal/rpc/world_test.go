@@ -5,6 +5,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"maps"
 	"slices"
 	"strings"
 	"sync"
@@ -28,6 +29,7 @@ type service interface {
 	Fail(ctx context.Context, kind string) error
 	Double(ctx context.Context, data []byte) ([]byte, error)
 	Wait(ctx context.Context) error
+	Write(ctx context.Context, takes time.Duration) error
 }
 
 // remote is its other implementation, as api packages have one.
@@ -55,11 +57,18 @@ func (r remote) Double(ctx context.Context, data []byte) ([]byte, error) {
 
 func (r remote) Wait(ctx context.Context) error { return rpc.Do(ctx, r.caller, r.call("Wait")) }
 
+func (r remote) Write(ctx context.Context, takes time.Duration) error {
+	return rpc.Do(ctx, r.caller, r.call("Write"), takes)
+}
+
 // part is the component itself: it says in which process it is.
 type part struct {
 	node   string
 	ends   chan error // of each Wait; what its context said
 	echoes atomic.Int32
+
+	mu     sync.Mutex
+	writes []time.Time
 }
 
 func (p *part) Echo(_ context.Context, text string, n int) (string, int, error) {
@@ -95,6 +104,21 @@ func (p *part) Wait(ctx context.Context) error {
 	return ctx.Err()
 }
 
+// Write takes some time in the process a, and is done at its end unless that is too late.
+func (p *part) Write(ctx context.Context, takes time.Duration) error {
+	if p.node == "a" {
+		time.Sleep(takes) // of the bubble's clock
+	}
+	late, ok := ctx.Value(lateKey{}).(func() bool)
+	if !ok || late() {
+		return ctx.Err()
+	}
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.writes = append(p.writes, time.Now())
+	return nil
+}
+
 // world is some processes, the messages between them, and who owns all keys: the first of them.
 type world struct {
 	beats, needs map[string]int64 // what is seen of each process, and what it wants to be seen
@@ -121,6 +145,7 @@ type memBus struct {
 	asked                       int
 	waiting                     map[*memCall]bool
 	has                         map[uint64]bool // calls that run
+	signs                       map[string]time.Time
 }
 
 // memCall is a request that has no answer yet.
@@ -129,7 +154,10 @@ type memCall struct {
 	node   string
 	began  time.Time
 	lost   chan error
+	wanted time.Time
 }
+
+type callKey struct{}
 
 func (b *memBus) Check(ctx context.Context, node string, before time.Time) (missing []uint64, err error) {
 	b.w.mu.Lock()
@@ -138,12 +166,29 @@ func (b *memBus) Check(ctx context.Context, node string, before time.Time) (miss
 	if to == nil || to.gone {
 		return nil, natsbus.ErrNoNode
 	}
+	sign, named := b.signs[node], slices.Collect(maps.Keys(b.waiting))
+	want := func() {
+		for _, c := range named {
+			if c.node == node && sign.After(c.wanted) {
+				c.wanted = sign
+			}
+		}
+	}
 	if to.deaf || to.held != nil {
+		held := to.held
 		b.w.mu.Unlock()
 		<-ctx.Done()
 		b.w.mu.Lock()
+		if held != nil { // it comes when the way is open
+			go func() {
+				<-held
+				b.w.change(want)
+			}()
+		}
 		return nil, ctx.Err()
 	}
+	want()
+	b.signs[node] = time.Now()
 	for c := range b.waiting {
 		if c.node == node && c.began.Before(before) && !to.has[c.number] {
 			missing = append(missing, c.number)
@@ -151,6 +196,22 @@ func (b *memBus) Check(ctx context.Context, node string, before time.Time) (miss
 	}
 	slices.Sort(missing)
 	return missing, nil
+}
+
+func (b *memBus) Sign(node string) time.Time {
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	return b.signs[node]
+}
+
+func (b *memBus) Wanted(ctx context.Context) (ago time.Duration, ok bool) {
+	c, ok := ctx.Value(callKey{}).(*memCall)
+	if !ok {
+		return 0, false
+	}
+	b.w.mu.Lock()
+	defer b.w.mu.Unlock()
+	return time.Since(c.wanted), !c.wanted.IsZero()
 }
 
 func (b *memBus) End(numbers []uint64, err error) {
@@ -239,7 +300,13 @@ func (b *memBus) Request(ctx context.Context, node, subject string, data []byte)
 			if held != nil {
 				<-held
 			}
-			data, err := fn(ctx, data)
+			data, err := fn(context.WithValue(ctx, callKey{}, c), data)
+			b.w.mu.Lock()
+			held := to.held
+			b.w.mu.Unlock()
+			if held != nil {
+				<-held
+			}
 			if answers {
 				done <- result{data, err}
 			}
@@ -302,7 +369,21 @@ const lateAfter = 4500 * time.Millisecond
 
 func (m member) LateAfter() time.Duration { return lateAfter }
 
-func (m member) Begin(ctx context.Context) context.Context { return ctx }
+type lateKey struct{}
+
+// Asked takes the time at which a call was made for that of a heartbeat.
+func (m member) Asked(ctx context.Context, _ int64, wanted func() (time.Duration, bool)) (context.Context, context.CancelFunc) {
+	ctx, end := context.WithCancelCause(ctx)
+	late := func() bool {
+		ago, ok := wanted()
+		c, made := ctx.Value(callKey{}).(*memCall)
+		if (!ok || ago > lateAfter) && (!made || time.Since(c.began) > lateAfter) {
+			end(cluster.ErrGivenUp)
+		}
+		return ctx.Err() != nil
+	}
+	return context.WithValue(ctx, lateKey{}, late), func() { end(nil) }
+}
 
 func (m member) Changed() <-chan struct{} {
 	m.w.mu.Lock()
@@ -330,9 +411,10 @@ func (w *world) add(node string, spill *rpc.Spill) (*rpc.Router, *part) {
 	r := rpc.NewRouter(member{w, node}, spill, log)
 	p := &part{node: node, ends: make(chan error, 10)}
 	if node != "front" {
-		r.Add("part.Service", rpc.Methods{"Echo": p.Echo, "Fail": p.Fail, "Double": p.Double, "Wait": p.Wait})
+		r.Add("part.Service", rpc.Methods{"Echo": p.Echo, "Fail": p.Fail, "Double": p.Double, "Wait": p.Wait, "Write": p.Write})
 	}
-	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error)), waiting: make(map[*memCall]bool), has: make(map[uint64]bool)}
+	b := &memBus{w: w, node: node, limit: 1000, handlers: make(map[string]func(context.Context, []byte) ([]byte, error)), waiting: make(map[*memCall]bool), has: make(map[uint64]bool),
+		signs: make(map[string]time.Time)}
 	r.SetBus(b)
 	w.change(func() { w.nodes, w.buses[node] = append(w.nodes, node), b })
 	return r, p

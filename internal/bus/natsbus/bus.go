@@ -82,7 +82,9 @@ type Bus struct {
 	calls     calls
 	flights   flights
 	handlers  handlers
-	done      chan struct{} // closed when nothing is waited for any more
+	signsMu   sync.Mutex
+	signs     map[string]sign // of other nodes
+	done      chan struct{}   // closed when nothing is waited for any more
 	closing   sync.Once
 	closeErr  error
 	nodeDrain chan struct{} // closed when no further request comes in
@@ -100,7 +102,7 @@ func Start(ctx context.Context, cfg Config) (*Bus, error) {
 		return nil, errors.New("natsbus: Local, Log, Cluster and Node are required")
 	}
 	b := &Bus{cfg: cfg, lines: newLineLog(cfg.Log), prefix: "weft.1." + token(cfg.Cluster) + ".", done: make(chan struct{}),
-		nodeDrain: make(chan struct{})}
+		nodeDrain: make(chan struct{}), signs: make(map[string]sign)}
 	b.nodes = b.prefix + "node."
 	if len(b.nodeSubject(cfg.Node)) > maxSubject/2 {
 		return nil, errors.New("natsbus: the names of cluster and node are too long")

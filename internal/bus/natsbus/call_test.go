@@ -523,6 +523,77 @@ func TestCheck(t *testing.T) {
 	}
 }
 
+// Who asks after its calls tells that it wants them, and from when that is: from after what the other node said last.
+func TestWanted(t *testing.T) {
+	noLeaks(t)
+	id := identity(t)
+	a, b := start(t, config("a", id)), start(t, config("b", id))
+	mesh(t, a, b)
+	flowing(t, a, b)
+	flowing(t, b, a)
+	began, free := make(chan context.Context, 2), make(chan struct{})
+	b.Handle("s", 2, func(ctx context.Context, data []byte) ([]byte, error) {
+		began <- ctx
+		<-free
+		return data, nil
+	})
+	results := make(chan error)
+	ask := func() context.Context {
+		go func() {
+			_, err := a.Request(patient(t), "b", "s", nil)
+			results <- err
+		}()
+		return <-began
+	}
+	known := func(call context.Context) bool {
+		_, known := b.Wanted(call)
+		return known
+	}
+	check := func() {
+		t.Helper()
+		at := time.Now()
+		if missing, err := a.Check(patient(t), "b", time.Now()); err != nil || len(missing) != 0 {
+			t.Fatalf("missing: %v, %v", missing, err)
+		}
+		if sign := a.Sign("b"); sign.Before(at) || sign.After(time.Now()) {
+			t.Errorf("the sign is of %s before", time.Since(sign))
+		}
+	}
+	if !a.Sign("b").IsZero() {
+		t.Error("there is a sign before somebody asked for it")
+	}
+	first := ask()
+	if known(first) {
+		t.Error("a call is wanted before anything was said of it")
+	}
+	begun := time.Now()
+	check()
+	if known(first) {
+		t.Error("a call is wanted by a node that knows no sign")
+	}
+	told := time.Now()
+	second := ask()
+	check() // tells what b said at the first
+	for what, call := range map[string]context.Context{"first": first, "second": second} {
+		if ago, known := b.Wanted(call); !known || ago < time.Since(told) || ago > time.Since(begun) {
+			t.Errorf("the %s call: %v, %s ago; want %s to %s", what, known, ago, time.Since(told), time.Since(begun))
+		}
+	}
+	check()
+	if ago, known := b.Wanted(first); !known || ago > time.Since(told) {
+		t.Errorf("after the next: %v, %s ago; want %s at most", known, ago, time.Since(told))
+	}
+	if known(t.Context()) {
+		t.Error("what is no call is wanted")
+	}
+	close(free)
+	for range 2 {
+		if err := <-results; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
 func BenchmarkRequest(b *testing.B) {
 	benchmarkRequest(b, (*natsbus.Bus).Request, 1)
 }

@@ -19,7 +19,8 @@
 // a caller that gives up says so, and the handler's context ends. What cannot be served now is refused rather than
 // kept: no such node, a full queue and too much data are errors of their own. A call is made at most once; whether
 // it was carried out is unknown when it ends by its deadline. A connection that breaks loses what is on it, without a word: Check
-// asks a node for the calls that it should have, and so finds those that are lost.
+// asks a node for the calls that it should have, and so finds those that are lost; and it tells the node that they are still wanted, so that
+// a handler knows for how long it has not heard that (Wanted).
 //
 // What waits for the same place goes in one frame (frame.go), for a NATS message has its price; calls that are many and short
 // wait for each other (Bus.Gather).

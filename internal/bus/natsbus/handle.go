@@ -5,6 +5,7 @@ import (
 	"errors"
 	"runtime/debug"
 	"sync"
+	"sync/atomic"
 	"time"
 )
 
@@ -30,6 +31,7 @@ func (b *Bus) Handle(subject string, workers int, fn func(ctx context.Context, d
 type handlers struct {
 	ctx       context.Context // of all calls
 	cancelAll context.CancelFunc
+	began     time.Time
 
 	mu        sync.Mutex
 	bySubject map[string]*handler
@@ -41,6 +43,7 @@ type handlers struct {
 
 func (hs *handlers) init() {
 	hs.ctx, hs.cancelAll = context.WithCancel(context.Background())
+	hs.began = time.Now()
 	hs.bySubject, hs.jobs, hs.idle = make(map[string]*handler), make(map[jobID]*job), make(chan struct{})
 }
 
@@ -108,14 +111,21 @@ func (hs *handlers) cancel(id jobID) {
 	}
 }
 
-// lacks gives those of a caller's numbers of which there is no call.
-func (hs *handlers) lacks(from string, numbers []uint64) (missing []uint64) {
+// clock is how long there have been handlers. It is no time of day: it only goes on.
+func (hs *handlers) clock() time.Duration { return time.Since(hs.began) }
+
+// wants notes that a caller wanted the calls of these numbers after a time of the clock, 0 for none, and gives those of which there is
+// no call.
+func (hs *handlers) wants(from string, numbers []uint64, clock time.Duration) (missing []uint64) {
 	hs.mu.Lock()
 	defer hs.mu.Unlock()
 	for _, number := range numbers {
-		if hs.jobs[jobID{from, number}] == nil {
+		j := hs.jobs[jobID{from, number}]
+		if j == nil {
 			missing = append(missing, number)
+			continue
 		}
+		j.wanted.Store(max(j.wanted.Load(), int64(clock))) // only here, with the lock
 	}
 	return missing
 }
@@ -156,7 +166,11 @@ type job struct {
 	ctx    context.Context
 	cancel context.CancelFunc
 	answer func(status byte, data []byte)
+	wanted atomic.Int64 // up to when by the clock, 0 for not known
 }
+
+// jobKey finds the job in the context of its handler.
+type jobKey struct{}
 
 // accept starts a call, queues it, or answers that there are too many. answer may wait unless the status is
 // statusBusy.
@@ -234,5 +248,5 @@ func (h *handler) call(j *job) (data []byte, err error) {
 			data, err = nil, errors.New("panic in a handler")
 		}
 	}()
-	return h.fn(j.ctx, j.data)
+	return h.fn(context.WithValue(j.ctx, jobKey{}, j), j.data)
 }
