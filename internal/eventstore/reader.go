@@ -38,7 +38,7 @@ func (o Options) withDefaults() Options {
 }
 
 // Reader reads the event store. It is safe for concurrent use, and a
-// statetree.BatchLoader.
+// statetree.BatchLoader that is statetree.Remembering.
 type Reader struct {
 	q      sqldb.Querier
 	fill   bool // whether what is read may go into the caches
@@ -133,6 +133,7 @@ type caches struct {
 	redacted *otter.Cache[nid.Event, *event.Event]
 	edges    *otter.Cache[nid.Event, []nid.Event]
 	nodes    *otter.Cache[statetree.Hash, []byte]
+	decoded  statetree.Decoded
 	ids      *otter.Cache[nid.Event, id.Event]
 	nids     *otter.Cache[id.Event, nid.Event]
 	rooms    *otter.Cache[nid.Room, roomName]

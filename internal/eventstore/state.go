@@ -22,6 +22,9 @@ func (r *Reader) Node(ctx context.Context, h statetree.Hash) ([]byte, error) {
 	return out[0], nil
 }
 
+// Decoded implements statetree.Remembering.
+func (r *Reader) Decoded() *statetree.Decoded { return &r.caches.decoded }
+
 // Nodes implements statetree.BatchLoader.
 func (r *Reader) Nodes(ctx context.Context, hashes []statetree.Hash) ([][]byte, error) {
 	m, err := lookup(ctx, r, r.caches.nodes, r.immutable.nodes, hashes, func(h statetree.Hash) any { return h[:] }, nodesSQL,

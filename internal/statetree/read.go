@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"maps"
 	"slices"
+	"sync"
 
 	"weft/internal/nid"
 )
@@ -81,14 +82,17 @@ func GetEach(ctx context.Context, l Loader, lookups []Lookup) ([]nid.Event, erro
 			at[i] = &s
 		}
 	}
-	known := decodedOf(l)
+	known, fresh := decodedOf(l), map[Hash]*subtree(nil)
 	for {
 		wanted := make(map[Hash]*subtree)
 		for i, s := range at {
 			key := lookups[i].Key
 			for s != nil {
 				if !s.loaded() {
-					n, ok := known[s.hash]
+					n, ok := fresh[s.hash]
+					if !ok {
+						n, ok = known.get(s.hash)
+					}
 					if !ok {
 						wanted[s.hash] = &subtree{count: s.count, stored: true, hash: s.hash}
 						break
@@ -113,24 +117,50 @@ func GetEach(ctx context.Context, l Loader, lookups []Lookup) ([]nid.Event, erro
 		if err := loadAll(ctx, l, slices.Collect(maps.Values(wanted))); err != nil {
 			return nil, err
 		}
-		maps.Copy(known, wanted)
+		known.add(wanted)
+		fresh = wanted
 	}
 }
 
-// maxDecoded bounds the nodes that a batch keeps decoded.
+// maxDecoded bounds the nodes that a Decoded keeps, which are some kilobytes each at most.
 const maxDecoded = 1024
 
-// decodedOf gives the nodes that are decoded already, by those of a batch if l is one, and room for more. They
-// are shared: nobody may change them.
-func decodedOf(l Loader) map[Hash]*subtree {
-	b, ok := l.(*Batch)
-	if !ok {
-		return make(map[Hash]*subtree)
+// Decoded keeps nodes decoded that lookups went through, for the next lookups on the same ways. Nobody may change
+// them. It is safe for concurrent use; the zero value is empty.
+type Decoded struct {
+	mu    sync.Mutex
+	nodes map[Hash]*subtree
+}
+
+// Remembering is a Loader whose nodes stay decoded between calls.
+type Remembering interface {
+	Loader
+	Decoded() *Decoded
+}
+
+// decodedOf gives where the nodes of a Loader are kept; those of a plain one only for this call.
+func decodedOf(l Loader) *Decoded {
+	if r, ok := l.(Remembering); ok {
+		return r.Decoded()
 	}
-	if b.decoded == nil || len(b.decoded) > maxDecoded {
-		b.decoded = make(map[Hash]*subtree)
+	return new(Decoded)
+}
+
+func (d *Decoded) get(h Hash) (*subtree, bool) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	n, ok := d.nodes[h]
+	return n, ok
+}
+
+// add keeps nodes. When there are too many, those that were kept before go.
+func (d *Decoded) add(nodes map[Hash]*subtree) {
+	d.mu.Lock()
+	defer d.mu.Unlock()
+	if d.nodes == nil || len(d.nodes) > maxDecoded {
+		d.nodes = make(map[Hash]*subtree, len(nodes))
 	}
-	return b.decoded
+	maps.Copy(d.nodes, nodes)
 }
 
 // Count gives the number of entries of the map. It reads one node.

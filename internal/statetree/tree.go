@@ -145,10 +145,9 @@ var Stop = errors.New("statetree: stop")
 // was made with, so that several changes can be applied one after another before
 // anything is stored.
 type Batch struct {
-	under Loader
-	nodes map[Hash][]byte
-	// decoded are nodes that lookups went through, see decodedOf.
-	decoded map[Hash]*subtree
+	under   Loader
+	nodes   map[Hash][]byte
+	decoded Decoded
 }
 
 // NewBatch makes an empty batch whose reads fall through to under.
@@ -194,6 +193,9 @@ func (b *Batch) Nodes(ctx context.Context, hashes []Hash) ([][]byte, error) {
 	}
 	return out, nil
 }
+
+// Decoded implements Remembering.
+func (b *Batch) Decoded() *Decoded { return &b.decoded }
 
 // Len gives the number of nodes collected.
 func (b *Batch) Len() int { return len(b.nodes) }

@@ -327,6 +327,52 @@ func TestGetEachSharesReads(t *testing.T) {
 	}
 }
 
+// remembering is a store whose nodes stay decoded.
+type remembering struct {
+	*store
+	decoded Decoded
+}
+
+func (r *remembering) Decoded() *Decoded { return &r.decoded }
+
+func TestDecodedNodesAreNotReadAgain(t *testing.T) {
+	s := &remembering{store: newStore()}
+	root := s.apply(t, Root{}, members(10_000))
+	s.reads = 0
+	get := func(key nid.StateKey, want nid.Event) int {
+		t.Helper()
+		before := s.reads
+		got, err := GetEach(context.Background(), s, []Lookup{{root, Key{nid.TypeMember, key}}})
+		if err != nil || got[0] != want {
+			t.Fatalf("%d: %v, %v, want %d", key, got, err, want)
+		}
+		return s.reads - before
+	}
+	all, err := GetMany(context.Background(), s.store, root, []Key{{nid.TypeMember, 77}, {nid.TypeMember, 78}})
+	if err != nil {
+		t.Fatal(err)
+	}
+	if n := get(77, all[0]); n == 0 {
+		t.Error("nothing was read at first")
+	}
+	if n := get(77, all[0]); n != 0 {
+		t.Errorf("%d nodes read again", n)
+	}
+	for key := range nid.StateKey(10_000) { // more than are kept
+		if _, err := GetEach(context.Background(), s, []Lookup{{root, Key{nid.TypeMember, key}}}); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if n := len(s.decoded.nodes); n > maxDecoded+10 {
+		t.Errorf("%d nodes are kept", n)
+	}
+	get(78, all[1])
+	before, other := s.reads, s.apply(t, root, []Change{{Key{nid.TypeMember, 78}, 1_000_000}})
+	s.reads = before
+	root = other
+	get(78, 1_000_000) // by its hash: what is kept never gets old
+}
+
 func TestMissingAndCorruptNodes(t *testing.T) {
 	ctx := context.Background()
 	s := newStore()
