@@ -8,6 +8,9 @@ import (
 	"weft/matrix/id"
 )
 
+// emptyBytes is room for an answer without rooms. A request that sleeps holds one.
+const emptyBytes = 512
+
 // answer is a response of /sync while it is written: first what stands outside of rooms,
 // then a section for each room of the plan.
 type answer struct {
@@ -42,7 +45,7 @@ func (s *Server) prepare(ctx context.Context, q *syncRequest) (*answer, error) {
 	if err != nil {
 		return nil, err
 	}
-	a := &answer{s: s, q: q, plan: p, out: new(output), jobs: p.jobs}
+	a := &answer{s: s, q: q, plan: p, out: &output{buf: make([]byte, 0, emptyBytes)}, jobs: p.jobs}
 	if err := a.globals(ctx); err != nil {
 		return nil, err
 	}

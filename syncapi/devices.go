@@ -268,7 +268,7 @@ func (s *Server) GetKeysChanges(ctx context.Context, r *httpapi.Request) (any, e
 	if from == "" {
 		return nil, merr.MissingParam("the parameter from is missing")
 	}
-	q := &syncRequest{user: r.Session.User, device: r.Session.Device, filter: new(filter)}
+	q := &syncRequest{user: r.Session.User, device: r.Session.Device, filter: noFilter}
 	var err error
 	if q.since, err = parseVector(from); err != nil {
 		return nil, err

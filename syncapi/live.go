@@ -20,7 +20,11 @@ func (c *chooser) live(ctx context.Context) (bool, error) {
 		return false, nil
 	}
 	for range liveAttempts {
-		to, err := c.s.latest.read(ctx)
+		look := c.q.look
+		if c.q.look = nil; look == nil {
+			look = c.s.latest.ask()
+		}
+		to, err := c.s.latest.await(ctx, look)
 		if err != nil {
 			return false, err
 		}

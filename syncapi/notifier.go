@@ -32,8 +32,8 @@ type notifier struct {
 	members map[id.Room]roomMembers
 }
 
-// waiter is one sleeping request.
-type waiter struct{ woken chan struct{} }
+// waiter is one sleeping request. Who wakes it says which look at the positions shows why.
+type waiter struct{ woken chan *positionRead }
 
 // wakeups are the updates that are not carried out yet, merged.
 type wakeups struct {
@@ -59,7 +59,7 @@ func newNotifier(s *Server) *notifier {
 
 // wait registers a request of a user. What happens from now on wakes it.
 func (n *notifier) wait(user id.User) *waiter {
-	w := &waiter{woken: make(chan struct{}, 1)}
+	w := &waiter{woken: make(chan *positionRead, 1)}
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	if n.users[user] == nil {
@@ -83,9 +83,7 @@ func (n *notifier) wake(users ...id.User) {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, u := range users {
-		for w := range n.users[u] {
-			w.wake()
-		}
+		n.wakeSet(n.users[u])
 	}
 }
 
@@ -93,16 +91,19 @@ func (n *notifier) wakeAll() {
 	n.mu.Lock()
 	defer n.mu.Unlock()
 	for _, set := range n.users {
-		for w := range set {
-			w.wake()
-		}
+		n.wakeSet(set)
 	}
 }
 
-func (w *waiter) wake() {
-	select {
-	case w.woken <- struct{}{}:
-	default: // it is awake already
+// wakeSet wakes requests, all of which slept before the look that they get. One that is awake already may not have
+// looked yet, so this look takes the place of the one that it was woken with. The lock is held: nobody else sends.
+func (n *notifier) wakeSet(set map[*waiter]struct{}) {
+	for w := range set {
+		select {
+		case <-w.woken:
+		default:
+		}
+		w.woken <- n.s.latest.ask()
 	}
 }
 

@@ -8,14 +8,14 @@ import (
 	"weft/internal/sqldb"
 )
 
-// positions reads the newest positions of all streams. Requests that ask at the same time, as those do
-// that one event woke, share a query; each gets positions that were read after it asked, so that a client sees
-// what was acknowledged to it before.
+// positions reads the newest positions of all streams. Requests that ask at the same time share a query; each gets
+// positions that were read after it asked, so that a client sees what was acknowledged to it before. For those that
+// are woken, their waker asks.
 type positions struct {
 	db *sqldb.DB
 
 	mu      sync.Mutex
-	next    *positionRead // not begun yet
+	next    *positionRead // not begun yet, and perhaps never awaited
 	reading bool
 }
 
@@ -27,13 +27,22 @@ type positionRead struct {
 }
 
 // read gives the positions.
-func (p *positions) read(ctx context.Context) (vector, error) {
+func (p *positions) read(ctx context.Context) (vector, error) { return p.await(ctx, p.ask()) }
+
+// ask gives the next read, which begins after this and at the latest when somebody awaits it.
+func (p *positions) ask() *positionRead {
 	p.mu.Lock()
+	defer p.mu.Unlock()
 	if p.next == nil {
 		p.next = &positionRead{done: make(chan struct{})}
 	}
-	r := p.next
-	if p.reading {
+	return p.next
+}
+
+// await gives what a read found; it reads if nobody does.
+func (p *positions) await(ctx context.Context, r *positionRead) (vector, error) {
+	p.mu.Lock()
+	if r != p.next || p.reading {
 		p.mu.Unlock()
 		select {
 		case <-r.done:

@@ -30,6 +30,8 @@ type syncRequest struct {
 	timeout    time.Duration
 	presence   string
 	foreign    *foreign // nil: the token is this process's
+	// look is the read of the positions that the request was woken with, nil where it has to ask itself.
+	look *positionRead
 }
 
 // foreign is what a request is to know whose token another process gave. What that process knew of typing and presence is
@@ -128,7 +130,7 @@ func (s *Server) parseSync(ctx context.Context, r *httpapi.Request) (*syncReques
 func (s *Server) syncFilter(ctx context.Context, user id.User, param string) (*filter, error) {
 	switch {
 	case param == "":
-		return new(filter), nil
+		return noFilter, nil
 	case strings.HasPrefix(param, "{"):
 		return parseFilter([]byte(param))
 	}
@@ -159,30 +161,32 @@ func (s *Server) answerSync(ctx context.Context, q *syncRequest, stopping <-chan
 		if err != nil || !a.empty() {
 			return a, err
 		}
-		switch over, err := s.sleep(ctx, w.woken, poll.C, deadline.C, stopping); {
+		look, over, err := s.sleep(ctx, w.woken, poll.C, deadline.C, stopping)
+		switch {
 		case err != nil:
 			return nil, err
 		case over:
 			return a, nil
 		}
+		q.look = look
 	}
 }
 
-// sleep waits until something may have happened. over: the time is up.
-func (s *Server) sleep(ctx context.Context, woken <-chan struct{}, poll, deadline <-chan time.Time, stopping <-chan struct{}) (over bool, err error) {
+// sleep waits until something may have happened, and gives the look that shows it where one is known. over: the time is up.
+func (s *Server) sleep(ctx context.Context, woken <-chan *positionRead, poll, deadline <-chan time.Time, stopping <-chan struct{}) (look *positionRead, over bool, err error) {
 	s.requests.working.Add(-1)
 	defer s.requests.working.Add(1)
 	s.requests.asleep.Add(1)
 	defer s.requests.asleep.Add(-1)
 	select {
-	case <-woken:
+	case look = <-woken:
 	case <-poll:
 	case <-deadline:
-		return true, nil
+		return nil, true, nil
 	case <-stopping:
-		return true, nil
+		return nil, true, nil
 	case <-ctx.Done():
-		return false, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))
+		return nil, false, fmt.Errorf("waiting for something to happen: %w", context.Cause(ctx))
 	}
-	return false, nil
+	return look, false, nil
 }
