@@ -31,7 +31,7 @@ chaos: ## five processes with random faults for CHAOS=10m (docs/reliability.md; 
 race: ## all tests, with the race detector (needs gcc) where it has something to see
 	@RACE=1 $(MAKE) test
 
-check: ## gofmt, vet, staticcheck, generated docs, import rules, cross-builds
+check: ## gofmt, vet, staticcheck, generated docs, import rules, other platforms
 	@GO="$(GO)" sh test/check.sh
 
 fuzz: ## every fuzz target for $(FUZZTIME)

@@ -36,8 +36,7 @@ rm -f "$generated"
 say import rules
 "$GO" test -count=1 ./test/imports
 
-for target in linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64; do
-	say "build for $target"
-	CGO_ENABLED=0 GOOS=${target%/*} GOARCH=${target#*/} "$GO" build -o /dev/null ./cmd/weft ./test/bench
-done
+say build
+CGO_ENABLED=0 "$GO" build -o /dev/null ./cmd/weft ./test/bench
+"$GO" run ./test/platforms ./cmd/weft ./test/bench -- linux/amd64 linux/arm64 darwin/arm64 windows/amd64 freebsd/amd64
 say ok

@@ -1,6 +1,7 @@
 package imports
 
 import (
+	"go/ast"
 	"go/parser"
 	"go/token"
 	"io/fs"
@@ -126,6 +127,9 @@ func rules() []rule {
 				if to == io {
 					return "the protocol core does no I/O and logs nothing: what it needs comes in as arguments or small functions"
 				}
+			}
+			if within(to, "sync") {
+				return "the protocol core computes, one thing after the other, so that its tests need no race detector (test/run.sh)"
 			}
 			return ""
 		},
@@ -291,6 +295,7 @@ func TestRulesRefuse(t *testing.T) {
 	}{
 		{"weft/matrix/event", "weft/internal/nid", true},
 		{"weft/matrix/event", "net/http", true},
+		{"weft/matrix/event", "sync/atomic", true},
 		{"weft/matrix/event", "weft/matrix/id", false},
 		{"weft/clientapi", "weft/roomserver", true},
 		{"weft/clientapi", "weft/roomserver/api", false},
@@ -316,6 +321,36 @@ func TestRulesRefuse(t *testing.T) {
 		if refused != c.refused {
 			t.Errorf("%s → %s: refused %v", c.from, c.to, refused)
 		}
+	}
+}
+
+// The protocol core starts nothing that goes on beside its caller.
+func TestProtocolCoreIsSequential(t *testing.T) {
+	seen := 0
+	for _, p := range repository(t) {
+		if !within(p.path, module+"/matrix") {
+			continue
+		}
+		files, err := filepath.Glob(filepath.Join(p.dir, "*.go"))
+		if err != nil {
+			t.Fatal(err)
+		}
+		for _, name := range files {
+			file, err := parser.ParseFile(token.NewFileSet(), name, nil, parser.SkipObjectResolution)
+			if err != nil {
+				t.Fatal(err)
+			}
+			seen++
+			ast.Inspect(file, func(n ast.Node) bool {
+				if _, ok := n.(*ast.GoStmt); ok {
+					t.Errorf("%s starts a goroutine; test/run.sh leaves the race detector out there", name)
+				}
+				return true
+			})
+		}
+	}
+	if seen < 20 {
+		t.Errorf("%d files looked at", seen)
 	}
 }
 
