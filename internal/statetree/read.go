@@ -157,10 +157,15 @@ func (d *Decoded) get(h Hash) (*subtree, bool) {
 func (d *Decoded) add(nodes map[Hash]*subtree) {
 	d.mu.Lock()
 	defer d.mu.Unlock()
-	if d.nodes == nil || len(d.nodes) > maxDecoded {
-		d.nodes = make(map[Hash]*subtree, len(nodes))
+	if d.nodes == nil || len(d.nodes)+len(nodes) > maxDecoded {
+		d.nodes = make(map[Hash]*subtree, min(len(nodes), maxDecoded))
 	}
-	maps.Copy(d.nodes, nodes)
+	for h, n := range nodes {
+		if len(d.nodes) == maxDecoded {
+			return // one call went through more than all that is kept
+		}
+		d.nodes[h] = n
+	}
 }
 
 // Count gives the number of entries of the map. It reads one node.

@@ -363,8 +363,16 @@ func TestDecodedNodesAreNotReadAgain(t *testing.T) {
 			t.Fatal(err)
 		}
 	}
-	if n := len(s.decoded.nodes); n > maxDecoded+10 {
-		t.Errorf("%d nodes are kept", n)
+	few := len(s.decoded.nodes)
+	keys := make([]Key, 40_000)
+	for i := range keys {
+		keys[i] = Key{nid.TypeMember, nid.StateKey(i)}
+	}
+	if _, err := GetMany(context.Background(), s, s.apply(t, Root{}, members(40_000)), keys); err != nil {
+		t.Fatal(err)
+	}
+	if many := len(s.decoded.nodes); few > maxDecoded || many > maxDecoded || many < maxDecoded/2 {
+		t.Errorf("%d and %d nodes are kept", few, many)
 	}
 	get(78, all[1])
 	before, other := s.reads, s.apply(t, root, []Change{{Key{nid.TypeMember, 78}, 1_000_000}})
